@@ -1,0 +1,251 @@
+//! Topics: what stands behind a channel's base subject, and the filters over them.
+//!
+//! For a channel with the base subject `tidings.shop.orders`, the subject `tidings.shop.orders.user.42` has the
+//! topic `user.42`, and the base subject itself has the empty topic. For a channel with explicit subjects the
+//! topic is the whole subject.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::subject::{Pattern, PatternError};
+
+/// How the topics of a channel and its NATS subjects correspond.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", deny_unknown_fields)]
+pub enum TopicSpace {
+    /// Topics stand behind the base subject.
+    Below {
+        /// The subject of the empty topic.
+        base: Pattern,
+    },
+    /// Topics are the whole subjects.
+    Whole {
+        /// The channel's subjects.
+        subjects: Vec<Pattern>,
+    },
+}
+
+/// One filter over topics, as in `?topic=user.*`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TopicFilter {
+    /// Every topic, the empty one included: what a request without a filter asks for, and what a grant of `>` gives.
+    All,
+    /// The empty topic alone, written `.`.
+    Empty,
+    /// The topics a pattern matches; never the empty one.
+    Pattern(Pattern),
+}
+
+/// Several filters as one: a topic passes if any of them lets it pass. Sorted, and free of filters that another contains.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicSet(Vec<TopicFilter>);
+
+// === impl TopicSpace ===
+
+impl TopicSpace {
+    /// The topic of a subject; `None` if the subject is none of the channel's.
+    pub fn topic<'s>(&self, subject: &'s str) -> Option<&'s str> {
+        match self {
+            Self::Below { base } => match subject.strip_prefix(base.as_str())? {
+                "" => Some(""),
+                rest => rest.strip_prefix('.'),
+            },
+            Self::Whole { subjects } => subjects.iter().any(|pattern| pattern.matches(subject)).then_some(subject),
+        }
+    }
+
+    /// The subject that a publication with this topic goes to; the empty topic is the base subject.
+    ///
+    /// # Errors
+    /// When the topic is not literal or lies outside the channel.
+    pub fn subject(&self, topic: &str) -> Result<Pattern, TopicError> {
+        match self {
+            Self::Below { base } if topic.is_empty() => Ok(base.clone()),
+            Self::Below { base } => Ok(base.join(&Pattern::literal(topic)?)?),
+            Self::Whole { .. } if topic.is_empty() => Err(TopicError::Outside),
+            Self::Whole { subjects } => {
+                let subject = Pattern::literal(topic)?;
+                if subjects.iter().any(|pattern| pattern.contains(&subject)) {
+                    Ok(subject)
+                } else {
+                    Err(TopicError::Outside)
+                }
+            }
+        }
+    }
+
+    /// The NATS patterns that together cover exactly the topics of this filter.
+    pub fn patterns(&self, filter: &TopicFilter) -> Vec<Pattern> {
+        match (self, filter) {
+            (Self::Below { base }, TopicFilter::All) => {
+                let below = TAIL.parse().ok().and_then(|tail| base.join(&tail).ok());
+                std::iter::once(base.clone()).chain(below).collect()
+            }
+            (Self::Below { base }, TopicFilter::Empty) => vec![base.clone()],
+            (Self::Below { base }, TopicFilter::Pattern(pattern)) => base.join(pattern).into_iter().collect(),
+            (Self::Whole { subjects }, TopicFilter::All) => subjects.clone(),
+            (Self::Whole { .. }, TopicFilter::Empty) => Vec::new(),
+            (Self::Whole { subjects }, TopicFilter::Pattern(pattern)) => {
+                subjects.iter().filter_map(|own| own.intersect(pattern)).collect()
+            }
+        }
+    }
+}
+
+const TAIL: &str = ">";
+
+/// Why a publication's topic is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TopicError {
+    /// Not tokens joined by dots, or with wildcards.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// A well-formed topic that the channel does not have.
+    #[error("the topic lies outside the channel's subjects")]
+    Outside,
+}
+
+// === impl TopicFilter ===
+
+impl TopicFilter {
+    /// Whether this filter lets `topic` pass.
+    pub fn matches(&self, topic: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Empty => topic.is_empty(),
+            Self::Pattern(pattern) => !topic.is_empty() && pattern.matches(topic),
+        }
+    }
+
+    /// The topics that pass both, if there can be any.
+    pub fn intersect(&self, other: &Self) -> Option<Self> {
+        match (self, other) {
+            (Self::All, filter) | (filter, Self::All) => Some(filter.clone()),
+            (Self::Empty, Self::Empty) => Some(Self::Empty),
+            (Self::Pattern(a), Self::Pattern(b)) => a.intersect(b).map(Self::Pattern),
+            (Self::Empty, Self::Pattern(_)) | (Self::Pattern(_), Self::Empty) => None,
+        }
+    }
+
+    fn contains(&self, other: &Self) -> bool {
+        self.intersect(other).as_ref() == Some(other)
+    }
+}
+
+impl FromStr for TopicFilter {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "." { Ok(Self::Empty) } else { text.parse().map(Self::Pattern) }
+    }
+}
+
+impl fmt::Display for TopicFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("(all)"),
+            Self::Empty => f.write_str("."),
+            Self::Pattern(pattern) => pattern.fmt(f),
+        }
+    }
+}
+
+// === impl TopicSet ===
+
+impl TopicSet {
+    /// Every topic.
+    pub fn all() -> Self {
+        Self(vec![TopicFilter::All])
+    }
+
+    /// The union of these filters; `None` of no filters at all.
+    pub fn new(filters: impl IntoIterator<Item = TopicFilter>) -> Option<Self> {
+        let mut filters: Vec<_> = filters.into_iter().collect();
+        filters.sort();
+        filters.dedup();
+        let kept: Vec<_> = filters
+            .iter()
+            .filter(|one| !filters.iter().any(|other| other != *one && other.contains(one)))
+            .cloned()
+            .collect();
+        (!kept.is_empty()).then_some(Self(kept))
+    }
+
+    /// The union of all pairwise intersections: what is both asked for and granted.
+    pub fn intersect(&self, other: &Self) -> Option<Self> {
+        Self::new(self.0.iter().flat_map(|a| other.0.iter().filter_map(|b| a.intersect(b))))
+    }
+
+    /// Whether any filter lets `topic` pass.
+    pub fn matches(&self, topic: &str) -> bool {
+        self.0.iter().any(|filter| filter.matches(topic))
+    }
+
+    /// Whether every topic passes.
+    pub fn is_all(&self) -> bool {
+        self.0.contains(&TopicFilter::All)
+    }
+
+    /// The filters, sorted.
+    pub fn filters(&self) -> &[TopicFilter] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base() -> TopicSpace {
+        TopicSpace::Below { base: "tidings.shop.orders".parse().unwrap() }
+    }
+
+    fn set(filters: &[&str]) -> TopicSet {
+        TopicSet::new(filters.iter().map(|f| f.parse().unwrap())).unwrap()
+    }
+
+    #[test]
+    fn a_topic_is_what_stands_behind_the_base_subject() {
+        assert_eq!(base().topic("tidings.shop.orders"), Some(""));
+        assert_eq!(base().topic("tidings.shop.orders.user.42"), Some("user.42"));
+        assert_eq!(base().topic("tidings.shop.orders2.user"), None);
+        assert_eq!(base().subject("user.42").unwrap().as_str(), "tidings.shop.orders.user.42");
+        assert_eq!(base().subject("").unwrap().as_str(), "tidings.shop.orders");
+        assert_eq!(base().subject("user.*"), Err(TopicError::Pattern(PatternError::Wildcard)));
+    }
+
+    #[test]
+    fn with_explicit_subjects_the_topic_is_the_whole_subject() {
+        let space = TopicSpace::Whole { subjects: vec!["orders.>".parse().unwrap(), "audit".parse().unwrap()] };
+        assert_eq!(space.topic("orders.new"), Some("orders.new"));
+        assert_eq!(space.topic("other"), None);
+        assert_eq!(space.subject("other"), Err(TopicError::Outside));
+        assert_eq!(space.patterns(&"*.new".parse().unwrap()), vec!["orders.new".parse().unwrap()]);
+        assert_eq!(space.patterns(&TopicFilter::Empty), vec![]);
+    }
+
+    #[test]
+    fn filters_become_patterns_below_the_base() {
+        let written = |filter| base().patterns(&filter).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(written(TopicFilter::All), ["tidings.shop.orders", "tidings.shop.orders.>"]);
+        assert_eq!(written(TopicFilter::Empty), ["tidings.shop.orders"]);
+        assert_eq!(written("user.*".parse().unwrap()), ["tidings.shop.orders.user.*"]);
+    }
+
+    #[test]
+    fn the_empty_topic_passes_no_pattern() {
+        assert!(!set(&[">"]).matches(""));
+        assert!(set(&["."]).matches("") && TopicSet::all().matches(""));
+    }
+
+    #[test]
+    fn a_set_drops_what_another_filter_contains() {
+        assert_eq!(set(&["a.b", "a.>", "a.*", "."]), set(&[".", "a.>"]));
+        assert_eq!(set(&["a.>", "b"]).intersect(&set(&["*.x", "c"])), Some(set(&["a.x"])));
+        assert_eq!(set(&["a"]).intersect(&set(&["b"])), None);
+        assert_eq!(TopicSet::all().intersect(&set(&["b"])), Some(set(&["b"])));
+        assert_eq!(TopicSet::new([]), None);
+    }
+}

@@ -1,0 +1,1 @@
+//! Relays NATS messages to browsers as Server-Sent Events.

@@ -1,0 +1,1 @@
+//! Reconciles Channels into NATS streams and gateway Routes.
