@@ -1,0 +1,383 @@
+//! Everything that the gateway counts, one method a fact.
+//!
+//! What belongs to one channel is in [`ChannelMetrics`]; look it up once with [`Metrics::channel`] and keep it.
+//! `docs/reference/metrics.md` lists every metric; a test compares the two.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, text};
+use prometheus_client::registry::Registry;
+
+use crate::channel_metrics::ChannelLabels;
+use crate::instrument::{Counter, Counters, Gauge, Grid, Histogram, write};
+use crate::label::closed_set;
+use crate::process::Process;
+
+pub use crate::channel_metrics::{Backfill, ChannelMetrics, GapReason, InvalidMessage, PostOutcome, TurnedAway};
+
+/// Everything that the gateway counts.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    channels: Arc<ChannelLabels>,
+    totals: Arc<Totals>,
+}
+
+/// What belongs to no channel.
+#[derive(Debug, Default)]
+struct Totals {
+    version: Gauge,
+    draining: Gauge,
+    broker_connected: Gauge,
+    broker_connects: Counter,
+    broker_errors: Counters<BrokerFault>,
+    slow_consumers: Counter,
+    channels_open: Gauge,
+    routes: Gauge,
+    routes_refused: Gauge,
+    route_changes: Counters<RouteChange>,
+    connections: Gauge,
+    connections_accepted: Counter,
+    connections_refused: Counters<ConnectionRefusal>,
+    connection_faults: Counters<ConnectionFault>,
+    accept_errors: Counter,
+    requests: Grid<Operation, Answer>,
+    subscribe_seconds: Histogram,
+    publish_seconds: Histogram,
+}
+
+/// The `Content-Type` of [`Metrics::text`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+closed_set! {
+    /// What went wrong with NATS.
+    pub enum BrokerFault {
+        /// No connection could be made.
+        Connect = "connect",
+        /// The connection broke.
+        Disconnected = "disconnected",
+        /// No answer within the deadline.
+        Timeout = "timeout",
+        /// Nobody answers requests for this stream: it is missing, or its server is away.
+        NoResponders = "no-responders",
+        /// A reply that cannot be read, or that breaks the chain of its batch.
+        Reply = "reply",
+        /// NATS does not let the gateway do what it needs to.
+        Permission = "permission",
+        /// Any other error that NATS reported.
+        Server = "server",
+    }
+}
+
+closed_set! {
+    /// What became of a change below `--routes`, or in the cluster.
+    pub enum RouteChange {
+        /// A new Route, or a new version of one.
+        Applied = "applied",
+        /// Not readable; the last good version stays.
+        Refused = "refused",
+        /// Gone: marked as removed, or missing for longer than the grace.
+        Removed = "removed",
+    }
+}
+
+closed_set! {
+    /// Why a connection was closed before it was served.
+    pub enum ConnectionRefusal {
+        /// As many connections as `--max-connections` allows.
+        Limit = "limit",
+        /// The gateway shuts down.
+        Draining = "draining",
+    }
+}
+
+closed_set! {
+    /// Why a connection was closed by the gateway.
+    pub enum ConnectionFault {
+        /// The request head did not arrive in time.
+        HeaderTimeout = "header-timeout",
+        /// What arrived is not HTTP, or larger than the limits.
+        Protocol = "protocol",
+        /// The transport failed.
+        Io = "io",
+    }
+}
+
+closed_set! {
+    /// What a request asked for.
+    pub enum Operation {
+        /// `GET …/events`.
+        Subscribe = "subscribe",
+        /// `POST …/events`.
+        Publish = "publish",
+        /// A CORS preflight, or any `OPTIONS`.
+        Options = "options",
+        /// `HEAD …/events`.
+        Head = "head",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+closed_set! {
+    /// The status of an answer.
+    pub enum Answer {
+        /// OK: a stream, or an orderly "come back later" on the 200 path.
+        Ok = "200",
+        /// Created: published.
+        Created = "201",
+        /// No Content.
+        NoContent = "204",
+        /// Bad Request.
+        BadRequest = "400",
+        /// Unauthorized.
+        Unauthorized = "401",
+        /// Forbidden.
+        Forbidden = "403",
+        /// Not Found.
+        NotFound = "404",
+        /// Method Not Allowed.
+        MethodNotAllowed = "405",
+        /// Not Acceptable.
+        NotAcceptable = "406",
+        /// Request Timeout.
+        RequestTimeout = "408",
+        /// Content Too Large.
+        TooLarge = "413",
+        /// URI Too Long.
+        UriTooLong = "414",
+        /// Too Many Requests.
+        TooMany = "429",
+        /// Request Header Fields Too Large.
+        HeadersTooLarge = "431",
+        /// Internal Server Error.
+        Internal = "500",
+        /// Service Unavailable.
+        Unavailable = "503",
+        /// Any other.
+        Other = "other",
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Gives the first `channel_labels` channels a label of their own; 0 switches the `channel` label off.
+    pub fn new(channel_labels: usize) -> Arc<Self> {
+        let channels = Arc::new(ChannelLabels::new(channel_labels));
+        let totals = Arc::<Totals>::default();
+        totals.version.set(1);
+        let mut registry = Registry::default();
+        let ours = registry.sub_registry_with_prefix("tidings");
+        ours.register_collector(Box::new(totals.clone()));
+        ours.register_collector(Box::new(channels.clone()));
+        registry.sub_registry_with_prefix("process").register_collector(Box::new(Process));
+        Arc::new(Self { registry, channels, totals })
+    }
+
+    /// The counts of the channel `namespace/name`: look them up once and keep them.
+    pub fn channel(&self, key: &str) -> Arc<ChannelMetrics> {
+        self.channels.get(key)
+    }
+
+    /// A Channel is gone; its counts stay for some scrapes more.
+    pub fn channel_removed(&self, key: &str, now: Instant) {
+        self.channels.retire(key, now);
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    pub fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    /// The gateway began to drain.
+    pub fn draining(&self) {
+        self.totals.draining.set(1);
+    }
+
+    /// The NATS connection came up or broke.
+    pub fn broker_connected(&self, connected: bool) {
+        self.totals.broker_connected.set(connected.into());
+        if connected {
+            self.totals.broker_connects.one();
+        }
+    }
+
+    /// Something went wrong with NATS.
+    pub fn broker_error(&self, fault: BrokerFault) {
+        self.totals.broker_errors.one(fault);
+    }
+
+    /// A subscription's buffer was full: its newest messages were dropped and have to be fetched.
+    pub fn slow_consumer(&self) {
+        self.totals.slow_consumers.one();
+    }
+
+    /// How many channels the Hub holds open.
+    pub fn channels_open(&self, channels: u64) {
+        self.totals.channels_open.set(channels);
+    }
+
+    /// How many Routes are served, and how many documents are refused.
+    pub fn routes(&self, served: u64, refused: u64) {
+        self.totals.routes.set(served);
+        self.totals.routes_refused.set(refused);
+    }
+
+    /// A Route changed.
+    pub fn route_changed(&self, change: RouteChange) {
+        self.totals.route_changes.one(change);
+    }
+
+    /// A connection was accepted.
+    pub fn connection_opened(&self) {
+        self.totals.connections_accepted.one();
+        self.totals.connections.add(1);
+    }
+
+    /// A connection that was accepted has ended.
+    pub fn connection_closed(&self) {
+        self.totals.connections.add(-1);
+    }
+
+    /// A connection was closed before it was served.
+    pub fn connection_refused(&self, reason: ConnectionRefusal) {
+        self.totals.connections_refused.one(reason);
+    }
+
+    /// A connection ended in an error.
+    pub fn connection_fault(&self, fault: ConnectionFault) {
+        self.totals.connection_faults.one(fault);
+    }
+
+    /// `accept` failed, as it does when the process has no file descriptors left.
+    pub fn accept_error(&self) {
+        self.totals.accept_errors.one();
+    }
+
+    /// A request was answered.
+    pub fn request(&self, operation: Operation, status: StatusCode) {
+        self.totals.requests.one(operation, Answer::from(status));
+    }
+
+    /// A subscribe request was answered with a stream after this long.
+    pub fn subscribed_after(&self, took: Duration) {
+        self.totals.subscribe_seconds.observe(took);
+    }
+
+    /// A publication was acknowledged after this long.
+    pub fn published_after(&self, took: Duration) {
+        self.totals.publish_seconds.observe(took);
+    }
+}
+
+// === impl Totals ===
+
+impl Collector for Totals {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let build: &[(&'static str, &str)] = &[("version", env!("CARGO_PKG_VERSION"))];
+        let all = || [(&[][..], self)];
+        let e = &mut encoder;
+        write(e, ("build_info", "", "The version that runs"), [(build, self)], |t| &t.version)?;
+        write(e, ("draining", "", "1 once the gateway shuts down"), all(), |t| &t.draining)?;
+        write(e, ("broker_connected", "", "1 while NATS is connected"), all(), |t| &t.broker_connected)?;
+        write(e, ("broker_connects", "", "Connections made to NATS"), all(), |t| &t.broker_connects)?;
+        write(e, ("broker_errors", "kind", "What went wrong with NATS"), all(), |t| &t.broker_errors)?;
+        let help = "Full buffers of NATS subscriptions, whose newest messages were dropped";
+        write(e, ("broker_slow_consumers", "", help), all(), |t| &t.slow_consumers)?;
+        write(e, ("channels_open", "", "Channels read from NATS now"), all(), |t| &t.channels_open)?;
+        write(e, ("routes", "", "Routes that are served"), all(), |t| &t.routes)?;
+        let help = "Route documents that cannot be read; their last good version is served";
+        write(e, ("routes_refused", "", help), all(), |t| &t.routes_refused)?;
+        write(e, ("route_changes", "change", "Changes of Routes"), all(), |t| &t.route_changes)?;
+        write(e, ("connections", "", "Open connections"), all(), |t| &t.connections)?;
+        write(e, ("connections_accepted", "", "Connections accepted"), all(), |t| &t.connections_accepted)?;
+        let help = "Connections closed before they were served";
+        write(e, ("connections_refused", "reason", help), all(), |t| &t.connections_refused)?;
+        let help = "Connections that ended in an error";
+        write(e, ("connection_errors", "kind", help), all(), |t| &t.connection_faults)?;
+        let help = "Failures to accept a connection, as without file descriptors";
+        write(e, ("accept_errors", "", help), all(), |t| &t.accept_errors)?;
+        write(e, ("requests", "operation,status", "Requests answered"), all(), |t| &t.requests)?;
+        let help = "From a subscribe request to the head of its stream";
+        write(e, ("subscribe_seconds", "", help), all(), |t| &t.subscribe_seconds)?;
+        let help = "From a POST to the acknowledgement of NATS";
+        write(e, ("publish_seconds", "", help), all(), |t| &t.publish_seconds)
+    }
+}
+
+// === impl Answer ===
+
+impl From<StatusCode> for Answer {
+    fn from(status: StatusCode) -> Self {
+        use crate::label::ClosedSet;
+        Self::ALL.iter().copied().find(|answer| answer.as_str() == status.as_str()).unwrap_or(Self::Other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const REFERENCE: &str = include_str!("../../docs/reference/metrics.md");
+
+    fn everything() -> String {
+        let metrics = Metrics::new(10);
+        metrics.channel("demo/hello").stream_opened();
+        metrics.request(Operation::Subscribe, StatusCode::OK);
+        metrics.text().unwrap()
+    }
+
+    /// The samples' names as Prometheus stores them.
+    fn exported() -> BTreeSet<String> {
+        everything()
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "))
+            .filter_map(|line| line.split_once(' '))
+            .map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() })
+            .collect()
+    }
+
+    #[test]
+    fn the_reference_lists_exactly_the_metrics_that_exist() {
+        let documented: BTreeSet<String> = REFERENCE
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `"))
+            .filter_map(|row| row.split_once('`'))
+            .map(|(name, _)| name.to_owned())
+            .filter(|name| name.starts_with("tidings_") || name.starts_with("process_"))
+            .collect();
+        assert_eq!(documented, exported());
+    }
+
+    #[test]
+    fn the_reference_lists_every_word_of_every_closed_set() {
+        for line in everything().lines().filter(|line| !line.starts_with('#')) {
+            for part in line.split(['{', ',', '}']) {
+                let Some((label @ ("reason" | "kind" | "outcome" | "change"), word)) = part.split_once('=') else {
+                    continue;
+                };
+                let word = word.trim_matches('"');
+                assert!(REFERENCE.contains(&format!("`{word}`")), "{label}={word} is missing in metrics.md");
+            }
+        }
+    }
+
+    #[test]
+    fn a_status_that_nobody_expects_is_counted_as_other() {
+        assert_eq!(Answer::from(StatusCode::OK), Answer::Ok);
+        assert_eq!(Answer::from(StatusCode::IM_A_TEAPOT), Answer::Other);
+    }
+
+    #[test]
+    fn the_text_ends_as_openmetrics_demands() {
+        assert!(everything().ends_with("# EOF\n"));
+    }
+}
