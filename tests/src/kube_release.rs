@@ -1,0 +1,72 @@
+//! An installation of Tidings as far as the API knows it: a namespace, two service accounts and exactly the rights that are
+//! shipped. The processes themselves are started by the tests, with the kubeconfigs of these accounts.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::kube_cluster::KubeCluster;
+use crate::kube_namespace::KubeNamespace;
+use crate::kubectl::Kubectl;
+
+const RIGHTS: &str = include_str!("../manifests/release-rights.yaml");
+const PEOPLE: &str = include_str!("../manifests/people-roles.yaml");
+
+/// The release `tidings` in a namespace of its own.
+#[derive(Debug)]
+pub struct KubeRelease {
+    cluster: &'static KubeCluster,
+    namespace: KubeNamespace,
+    /// In the user's cluster, what is not in the namespace is removed by name.
+    remove_with: Option<Kubectl>,
+}
+
+impl KubeRelease {
+    /// Makes the namespace `<prefix>-<random>`, the service accounts and their rights.
+    pub async fn install(cluster: &'static KubeCluster, prefix: &str) -> Result<KubeRelease> {
+        let namespace = cluster.namespace(prefix).await?;
+        let kubectl = cluster.kubectl();
+        kubectl.run_with(&["apply", "-f", "-"], PEOPLE).await?;
+        let remove_with = cluster.is_given().then(|| kubectl.clone());
+        let release = KubeRelease { cluster, namespace, remove_with };
+        // The only place where the manifest's namespace stands for another one.
+        let rights = RIGHTS.replace("tidings-system", release.namespace());
+        kubectl.run_with(&["apply", "-f", "-"], &rights).await?;
+        Ok(release)
+    }
+
+    /// Where it is installed.
+    pub fn namespace(&self) -> &str {
+        self.namespace.name()
+    }
+
+    /// The service account of the operator.
+    pub fn operator_account(&self) -> &'static str {
+        "tidings-operator"
+    }
+
+    /// The service account of the gateway.
+    pub fn gateway_account(&self) -> &'static str {
+        "tidings-gateway"
+    }
+
+    /// What an operator of this release connects with.
+    pub async fn operator_kubeconfig(&self) -> Result<PathBuf> {
+        self.cluster.kubeconfig_for(self.namespace(), self.operator_account()).await
+    }
+
+    /// What a gateway of this release connects with.
+    pub async fn gateway_kubeconfig(&self) -> Result<PathBuf> {
+        self.cluster.kubeconfig_for(self.namespace(), self.gateway_account()).await
+    }
+}
+
+impl Drop for KubeRelease {
+    fn drop(&mut self) {
+        let Some(kubectl) = &self.remove_with else { return };
+        let prefix = format!("{}:tidings", self.namespace);
+        let (operator, reviews) = (format!("{prefix}:operator"), format!("{prefix}:gateway:auth-delegator"));
+        kubectl.run_detached(&["delete", "clusterrole", "--ignore-not-found", &operator]);
+        kubectl.run_detached(&["delete", "clusterrolebinding", "--ignore-not-found", &operator, &reviews]);
+    }
+}
