@@ -31,7 +31,7 @@ const MAX_STREAM_BYTES: u64 = 1 << 50;
 const MAX_PAYLOAD_BYTES: u64 = 64 << 20;
 
 /// The highest default of `duplicateWindowSeconds`; 2 minutes, as in NATS.
-pub(crate) const DUPLICATE_WINDOW_SECONDS: i64 = 120;
+pub const DUPLICATE_WINDOW_SECONDS: i64 = 120;
 
 /// One rule over a specification and the name of its Channel.
 struct Rule {
@@ -67,7 +67,7 @@ macro_rules! topic {
 /// An origin as browsers serialise it (Fetch standard, `Origin`), any scheme: apps send their own.
 macro_rules! origin {
     () => {
-        "^[a-z][a-z0-9+.-]*://([a-z0-9._-]+|[[][0-9a-f:.]+[]])(:[1-9][0-9]{0,4})?$"
+        r"^[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?$"
     };
 }
 
@@ -151,9 +151,9 @@ const SPEC_RULES: [Rule; 10] = [
     Rule {
         path: ".cors.origins",
         cel: concat!(
-            "!has(self.cors) || !has(self.cors.origins) || self.cors.origins.all(o, o == '*' || (o.matches('",
+            "!has(self.cors) || !has(self.cors.origins) || self.cors.origins.all(o, o == '*' || (o.matches(r'",
             origin!(),
-            "') && !o.matches('",
+            "') && !o.matches(r'",
             default_port!(),
             "')))"
         ),
