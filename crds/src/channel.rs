@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::access::{AccessMode, AccessSpec, CorsSpec, PublishAccess, SubscribeAccess, TokenSource};
 pub use crate::events::{Encoding, EventsSpec, Start};
 pub use crate::history::{HistorySpec, ReclaimPolicy, Storage};
+use crate::key::ChannelKey;
 pub use crate::limits::LimitsSpec;
 pub use crate::status::{ChannelStatus, GatewayCount};
 
@@ -89,14 +90,10 @@ pub enum Durability {
 // === impl Channel ===
 
 impl Channel {
-    /// Its `metadata.namespace`; empty where there is none.
-    pub fn namespace_str(&self) -> &str {
-        self.metadata.namespace.as_deref().unwrap_or_default()
-    }
-
-    /// Its `metadata.name`; empty where there is none.
-    pub fn name_str(&self) -> &str {
-        self.metadata.name.as_deref().unwrap_or_default()
+    /// Its namespace and name; a part that is missing is empty.
+    pub fn key(&self) -> ChannelKey {
+        let part = |part: &Option<String>| part.clone().unwrap_or_default();
+        ChannelKey { namespace: part(&self.metadata.namespace), name: part(&self.metadata.name) }
     }
 }
 

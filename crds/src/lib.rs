@@ -3,7 +3,10 @@
 //! # Layout
 //! - [`channel`]: the custom resource as users write it; its parts in [`history`], [`events`], [`access`], [`limits`],
 //!   [`quantity`]; [`status`] and [`condition`]: what the operator answers.
-//! - [`rule`]: what a specification must satisfy, in CEL and in Rust; [`definition`]: the CustomResourceDefinition.
+//! - [`desired`]: the pure step from a Channel to its [`stream`] and its [`route`], or to a refusal; [`grants`] and
+//!   [`claims`]: which subjects it may have. [`key`] names a Channel.
+//! - [`rule`]: what a specification must satisfy, in CEL and in Rust; [`definition`]: the
+//!   CustomResourceDefinition; [`schema`]: its schema, applied without an API server; [`fault`]: what is wrong where.
 //! - [`subject`], [`topic`], [`template`]: NATS subjects, the patterns over them, what subscribers filter by, and what
 //!   they are granted.
 //! - [`position`]: where a subscriber stands, written as an SSE id.
@@ -13,17 +16,23 @@
 
 pub mod access;
 pub mod channel;
+pub mod claims;
 pub mod condition;
 pub mod definition;
+pub mod desired;
 pub mod events;
 pub mod fault;
+pub mod grants;
 pub mod history;
+pub mod key;
 pub mod limits;
 pub mod position;
 pub mod quantity;
 pub mod route;
 pub mod rule;
+pub mod schema;
 pub mod status;
+pub mod stream;
 pub mod subject;
 pub mod template;
 pub mod topic;

@@ -243,12 +243,16 @@ const TRANSITIONS: [Transition; 3] = [
     },
 ];
 
-/// What is wrong with a specification beyond its schema.
+/// What is wrong with a specification, and with the name of its Channel, beyond the schema.
 pub fn broken(name: &str, spec: &ChannelSpec) -> Vec<Fault> {
-    let broken = |rule: &&Rule| !(rule.holds)(name, spec);
-    let object = OBJECT_RULES.iter().filter(broken).map(|rule| Fault::new("", rule.message));
-    let below = spec_rules().filter(broken).map(|rule| Fault::new(format!("spec{}", rule.path), rule.message));
-    object.chain(below).collect()
+    let object = OBJECT_RULES.iter().filter(|rule| !(rule.holds)(name, spec)).map(|rule| Fault::new("", rule.message));
+    object.chain(broken_in_spec(spec)).collect()
+}
+
+/// What is wrong with a specification alone, beyond its schema.
+pub fn broken_in_spec(spec: &ChannelSpec) -> impl Iterator<Item = Fault> {
+    let broken = spec_rules().filter(|rule| !(rule.holds)("", spec));
+    broken.map(|rule| Fault::new(format!("spec{}", rule.path), rule.message))
 }
 
 /// What is wrong with a change from `old` to `new`.
@@ -298,7 +302,9 @@ fn is_template(text: &str) -> bool {
     matches!(text.parse::<TopicTemplate>(), Ok(_) | Err(TemplateError::Pattern(PatternError::TooLong)))
 }
 
-fn is_reserved(text: &str) -> bool {
+/// Whether some subject of the pattern is NATS' own, an inbox, or a live one. A first token that is a wildcard overlaps
+/// all of these.
+pub(crate) fn is_reserved(text: &str) -> bool {
     let first = text.split('.').next().unwrap_or_default();
     text.starts_with(['$', '*', '>']) || text.starts_with("_INBOX") || first == LIVE_PREFIX
 }
