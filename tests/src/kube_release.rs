@@ -3,14 +3,21 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Service;
+use kube::api::{Api, PostParams};
+use serde_json::json;
 
 use crate::kube_cluster::KubeCluster;
 use crate::kube_namespace::KubeNamespace;
+use crate::kube_pod::KubePod;
 use crate::kubectl::Kubectl;
 
 const RIGHTS: &str = include_str!("../manifests/release-rights.yaml");
 const PEOPLE: &str = include_str!("../manifests/people-roles.yaml");
+
+/// The gateway's Service, service account and label.
+const GATEWAY: &str = "tidings-gateway";
 
 /// The release `tidings` in a namespace of its own.
 #[derive(Debug)]
@@ -47,7 +54,23 @@ impl KubeRelease {
 
     /// The service account of the gateway.
     pub fn gateway_account(&self) -> &'static str {
-        "tidings-gateway"
+        GATEWAY
+    }
+
+    /// Creates the Service `tidings-gateway` and returns its name. It selects the pods that [`gateway_pod`](Self::gateway_pod) makes.
+    pub async fn gateway_service(&self) -> Result<&'static str> {
+        let service = serde_json::from_value(json!({
+            "metadata": {"name": GATEWAY},
+            "spec": {"selector": {"app.kubernetes.io/name": GATEWAY}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
+        }))?;
+        let services: Api<Service> = Api::namespaced(self.cluster.client().await?, self.namespace());
+        services.create(&PostParams::default(), &service).await.context("failed to create the gateway's Service")?;
+        Ok(GATEWAY)
+    }
+
+    /// Creates the record of a gateway's pod, for a gateway process that the test runs.
+    pub async fn gateway_pod(&self) -> Result<KubePod> {
+        KubePod::create(self.cluster, self.namespace(), GATEWAY, self.gateway_account()).await
     }
 
     /// What an operator of this release connects with.

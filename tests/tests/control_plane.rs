@@ -1,16 +1,22 @@
 //! The control plane that all Kubernetes tests stand on does what they rely on.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use futures_util::TryStreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use kube::Client;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, ObjectMeta, PostParams};
 use kube::runtime::conditions::is_deleted;
 use kube::runtime::wait::await_condition;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, ResourceExt};
 use tidings_tests::api_audit::ApiRequest;
 use tidings_tests::control_plane::ControlPlane;
 use tidings_tests::kube_cluster::KubeCluster;
+use tidings_tests::kube_release::KubeRelease;
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -124,6 +130,47 @@ async fn a_deleted_namespace_takes_its_objects_with_it() -> Result<()> {
     gone(namespaces, namespace.name(), &uid).await?;
     assert_eq!(maps.get_opt("inside").await?, None);
     Ok(())
+}
+
+/// Waits until the release's EndpointSlices say exactly this: pod uid and readiness of each endpoint.
+async fn endpoints_become(slices: &Api<EndpointSlice>, expected: &[(&str, bool)]) -> Result<()> {
+    let expected: BTreeSet<(String, bool)> = expected.iter().map(|(uid, ready)| ((*uid).to_owned(), *ready)).collect();
+    let mut seen = BTreeMap::new();
+    let mut events = pin!(watcher(slices.clone(), watcher::Config::default()).touched_objects());
+    let told = timeout(PATIENCE, async {
+        while let Some(slice) = events.try_next().await? {
+            let endpoints = slice.endpoints.iter().filter_map(|endpoint| {
+                let uid = endpoint.target_ref.as_ref()?.uid.clone()?;
+                Some((uid, endpoint.conditions.as_ref()?.ready?))
+            });
+            seen.insert(slice.name_any(), endpoints.collect::<BTreeSet<_>>());
+            if seen.values().flatten().cloned().collect::<BTreeSet<_>>() == expected {
+                return anyhow::Ok(());
+            }
+        }
+        anyhow::bail!("the watch ended")
+    });
+    told.await.map_err(|_| anyhow::anyhow!("expected {expected:?}, but the EndpointSlices say {seen:?}"))?
+}
+
+#[tokio::test]
+async fn endpoint_slices_follow_the_records_of_pods() -> Result<()> {
+    let cluster = KubeCluster::shared().await?;
+    if cluster.is_given() {
+        return Ok(());
+    }
+    let release = KubeRelease::install(cluster, "endpoints").await?;
+    release.gateway_service().await?;
+    let slices: Api<EndpointSlice> = Api::namespaced(cluster.client().await?, release.namespace());
+    let (one, two) = (release.gateway_pod().await?, release.gateway_pod().await?);
+
+    one.set_ready(true).await?;
+    two.set_ready(false).await?;
+    endpoints_become(&slices, &[(one.uid(), true), (two.uid(), false)]).await?;
+    two.set_ready(true).await?;
+    endpoints_become(&slices, &[(one.uid(), true), (two.uid(), true)]).await?;
+    one.delete().await?;
+    endpoints_become(&slices, &[(two.uid(), true)]).await
 }
 
 #[tokio::test]
