@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, PostParams};
 use serde_json::json;
+use tidings_crds::definition;
 
 use crate::kube_cluster::KubeCluster;
 use crate::kube_namespace::KubeNamespace;
@@ -29,10 +30,13 @@ pub struct KubeRelease {
 }
 
 impl KubeRelease {
-    /// Makes the namespace `<prefix>-<random>`, the service accounts and their rights.
+    /// Installs the definition of Channels, and in a namespace `<prefix>-<random>` the service accounts and their rights.
     pub async fn install(cluster: &'static KubeCluster, prefix: &str) -> Result<KubeRelease> {
         let namespace = cluster.namespace(prefix).await?;
         let kubectl = cluster.kubectl();
+        let definition = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+        kubectl.run_with(&definition, &definition::crd_yaml()).await?;
+        kubectl.run(&["wait", "--for=condition=Established", "--timeout=60s", "crd/channels.tidings.dev"]).await?;
         kubectl.run_with(&["apply", "-f", "-"], PEOPLE).await?;
         let remove_with = cluster.is_given().then(|| kubectl.clone());
         let release = KubeRelease { cluster, namespace, remove_with };
