@@ -1,0 +1,279 @@
+//! The command line and the environment, and the settings made of them.
+//!
+//! `docs/reference/gateway.md` lists every flag; a test compares the two.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use crate::client::Network;
+use crate::drain::DrainTimes;
+use crate::unit;
+
+/// Serves Channels to browsers: relays NATS messages as Server-Sent Events.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "tidings-gateway", version, about, max_term_width = 110)]
+pub struct Arguments {
+    /// The NATS server; several, separated by commas, if they are one cluster
+    #[arg(long, env = "TIDINGS_NATS", value_name = "URL", default_value = "nats://127.0.0.1:4222")]
+    #[arg(hide_env_values = true)]
+    nats: String,
+    /// Where subscribers connect to
+    #[arg(long, env = "TIDINGS_LISTEN", value_name = "ADDR", default_value = ":8080")]
+    listen: Listen,
+    /// Where /livez, /readyz and /metrics are served; not for the public
+    #[arg(long, env = "TIDINGS_ADMIN", value_name = "ADDR", default_value = ":9090")]
+    admin: Listen,
+    /// The directory that the operator writes Route files into
+    #[arg(long, env = "TIDINGS_ROUTES", value_name = "DIR")]
+    routes: PathBuf,
+    /// Serve a small demo page at /
+    #[arg(long, env = "TIDINGS_DEMO")]
+    demo: bool,
+    /// How long to go on serving after SIGTERM, while load balancers take this gateway off their lists
+    #[arg(long, env = "TIDINGS_DRAIN_DELAY", value_name = "TIME", default_value = "5s", value_parser = unit::duration)]
+    drain_delay: Duration,
+    /// Over which time the open streams then end, evenly
+    #[arg(long, env = "TIDINGS_DRAIN_WINDOW", value_name = "TIME", default_value = "20s", value_parser = unit::duration)]
+    drain_window: Duration,
+    /// Open connections at most [default: what the open-file limit allows, less a reserve]
+    #[arg(long, env = "TIDINGS_MAX_CONNECTIONS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections: Option<u32>,
+    /// Open streams at most, over all channels [default: no limit but that of the connections]
+    #[arg(long, env = "TIDINGS_MAX_SUBSCRIBERS", value_name = "N")]
+    max_subscribers: Option<u64>,
+    /// How long a new connection may take for its first request head
+    #[arg(long, env = "TIDINGS_HEADER_TIMEOUT", value_name = "TIME", default_value = "10s")]
+    #[arg(value_parser = unit::duration)]
+    header_timeout: Duration,
+    /// How long a connection may wait between two requests; longer than your load balancer keeps idle connections
+    #[arg(long, env = "TIDINGS_IDLE_TIMEOUT", value_name = "TIME", default_value = "90s", value_parser = unit::duration)]
+    idle_timeout: Duration,
+    /// How long the body of a POST may take
+    #[arg(long, env = "TIDINGS_BODY_TIMEOUT", value_name = "TIME", default_value = "15s", value_parser = unit::duration)]
+    body_timeout: Duration,
+    /// The largest request head
+    #[arg(long, env = "TIDINGS_MAX_HEADER_BYTES", value_name = "SIZE", default_value = "32Ki")]
+    #[arg(value_parser = header_bytes)]
+    max_header_bytes: u32,
+    /// The largest POST; a channel's maxEventBytes can only be smaller
+    #[arg(long, env = "TIDINGS_MAX_PUBLISH_BYTES", value_name = "SIZE", default_value = "1Mi", value_parser = unit::bytes)]
+    max_publish_bytes: u64,
+    /// Whose X-Forwarded-For to believe: addresses and networks, separated by commas
+    #[arg(long, env = "TIDINGS_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',')]
+    trusted_proxies: Vec<Network>,
+    /// How many channels get a label of their own in the metrics; 0 leaves the label out
+    #[arg(long, env = "TIDINGS_METRICS_CHANNELS", value_name = "N", default_value_t = 200)]
+    metrics_channels: usize,
+    /// What to log: error, warn, info, debug or trace, also per module as in info,tidings_gateway=debug
+    #[arg(long, env = "TIDINGS_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+    /// How to log
+    #[arg(long, env = "TIDINGS_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// An address to listen on: `:8080` is every address of the machine, over IPv6 and IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Absent means all.
+    pub address: Option<IpAddr>,
+    /// 0 lets the kernel choose.
+    pub port: u16,
+}
+
+/// Why a text is not an address to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("write a port or an address with a port, as in :8080, 127.0.0.1:8080 or [::1]:8080")]
+pub struct ListenError;
+
+/// The settings of one gateway.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The NATS server or servers.
+    pub nats: String,
+    /// The public port.
+    pub listen: Listen,
+    /// The admin port.
+    pub admin: Listen,
+    /// The directory of Route files.
+    pub routes: PathBuf,
+    /// Whether `/` is the demo page.
+    pub demo: bool,
+    /// How the process leaves.
+    pub drain: DrainTimes,
+    /// What a connection may cost.
+    pub connections: ConnectionLimits,
+    /// What a request may cost.
+    pub requests: RequestLimits,
+    /// How many channels get a label of their own.
+    pub metrics_channels: usize,
+    /// What to log.
+    pub log: String,
+    /// How to log.
+    pub log_format: LogFormat,
+}
+
+/// What a connection may cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Open connections; absent means what the open-file limit allows.
+    pub connections: Option<u32>,
+    /// For the first request head.
+    pub header_timeout: Duration,
+    /// Between two requests.
+    pub idle_timeout: Duration,
+    /// The largest request head.
+    pub header_bytes: u32,
+}
+
+/// What a request may cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestLimits {
+    /// Open streams over all channels.
+    pub subscribers: Option<u64>,
+    /// For the body of a POST.
+    pub body_timeout: Duration,
+    /// The largest body of a POST.
+    pub publish_bytes: u64,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+}
+
+// === impl Listen ===
+
+impl Listen {
+    /// The addresses to try, in this order: a machine without IPv6 still has IPv4.
+    pub fn candidates(self) -> Vec<SocketAddr> {
+        match self.address {
+            Some(address) => vec![SocketAddr::new(address, self.port)],
+            None => [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()]
+                .map(|address: IpAddr| SocketAddr::new(address, self.port))
+                .to_vec(),
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = ListenError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(port) = text.strip_prefix(':') {
+            return Ok(Self { address: None, port: port.parse().map_err(|_| ListenError)? });
+        }
+        let address: SocketAddr = text.parse().map_err(|_| ListenError)?;
+        Ok(Self { address: Some(address.ip()), port: address.port() })
+    }
+}
+
+/// hyper needs 8 KiB to read a head at all; above 1 MiB a head is an attack.
+fn header_bytes(text: &str) -> Result<u32, String> {
+    let bytes = unit::bytes(text).map_err(|error| error.to_string())?;
+    u32::try_from(bytes)
+        .ok()
+        .filter(|bytes| (8 << 10..=1 << 20).contains(bytes))
+        .ok_or_else(|| "write a size from 8Ki to 1Mi".to_owned())
+}
+
+// === impl Config ===
+
+impl From<Arguments> for Config {
+    fn from(arguments: Arguments) -> Self {
+        Self {
+            nats: arguments.nats,
+            listen: arguments.listen,
+            admin: arguments.admin,
+            routes: arguments.routes,
+            demo: arguments.demo,
+            drain: DrainTimes { delay: arguments.drain_delay, window: arguments.drain_window },
+            connections: ConnectionLimits {
+                connections: arguments.max_connections,
+                header_timeout: arguments.header_timeout,
+                idle_timeout: arguments.idle_timeout,
+                header_bytes: arguments.max_header_bytes,
+            },
+            requests: RequestLimits {
+                subscribers: arguments.max_subscribers,
+                body_timeout: arguments.body_timeout,
+                publish_bytes: arguments.max_publish_bytes,
+                trusted_proxies: arguments.trusted_proxies,
+            },
+            metrics_channels: arguments.metrics_channels,
+            log: arguments.log,
+            log_format: arguments.log_format,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use std::collections::BTreeSet;
+
+    const REFERENCE: &str = include_str!("../../docs/reference/gateway.md");
+
+    #[test]
+    fn the_reference_lists_exactly_the_flags_that_exist_with_their_variables_and_defaults() {
+        let command = Arguments::command();
+        let flags: BTreeSet<String> = command
+            .get_arguments()
+            .filter_map(|argument| {
+                let default = argument.get_default_values().first().map_or("", |value| value.to_str().unwrap());
+                let default = if default.is_empty() || default == "false" { "" } else { &format!("`{default}`") };
+                let (flag, variable) = (argument.get_long()?, argument.get_env()?.to_str()?);
+                Some(format!("| `--{flag}` | `{variable}` | {default} |").replace("|  |", "| |"))
+            })
+            .collect();
+        let documented: BTreeSet<String> = REFERENCE
+            .lines()
+            .filter(|line| line.starts_with("| `--"))
+            .map(|line| line.split_inclusive('|').take(4).collect::<String>())
+            .collect();
+        assert_eq!(documented, flags);
+    }
+
+    #[test]
+    fn every_flag_has_a_variable_named_after_it() {
+        for argument in Arguments::command().get_arguments() {
+            let expected = format!("TIDINGS_{}", argument.get_id().as_str().to_uppercase());
+            assert_eq!(argument.get_env().unwrap().to_str().unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_port_alone_is_every_address_of_both_families() {
+        let all: Listen = ":8080".parse().unwrap();
+        assert_eq!(all.candidates(), ["[::]:8080".parse().unwrap(), "0.0.0.0:8080".parse().unwrap()]);
+        let one: Listen = "127.0.0.1:0".parse().unwrap();
+        assert_eq!(one.candidates(), ["127.0.0.1:0".parse().unwrap()]);
+        for text in ["", "8080", ":", ":x", ":65536", "localhost:80", "::1:8080"] {
+            assert_eq!(text.parse::<Listen>(), Err(ListenError), "{text}");
+        }
+    }
+
+    #[test]
+    fn faults_on_the_command_line_are_named() {
+        let fault = |flag: &str, value: &str| {
+            let parsed = Arguments::try_parse_from(["tidings-gateway", "--routes", "r", flag, value]);
+            parsed.err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert!(fault("--listen", "8080").contains("as in :8080"));
+        assert!(fault("--drain-delay", "soon").contains("as in 500ms"));
+        assert!(fault("--max-header-bytes", "1Ki").contains("from 8Ki to 1Mi"));
+        assert!(fault("--trusted-proxies", "10.0.0.0/8,nonsense").contains("as in 10.0.0.0/8"));
+        assert_eq!(fault("--trusted-proxies", "10.0.0.0/8,fd00::/8"), "");
+    }
+}
