@@ -1,0 +1,51 @@
+# The one door: people and CI do everything through these targets. `make help` lists them.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.SUFFIXES:
+# One cargo at a time; cargo itself uses all cores.
+.NOTPARALLEL:
+
+.PHONY: help run test check lint fmt build generate deny advisories clean
+
+help: ## List the targets
+	@echo "Usage: make TARGET [VARIABLE=value …]"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "Variables of run: PORT (8080), ADMIN_PORT (9090), NATS_PORT (4222), or NATS_URL for a server that already runs."
+
+run: build ## Run everything on this machine with the channels in docs/examples; Ctrl-C ends it
+	@exec scripts/run.sh
+
+test: ## Run all tests; installs what they need (nats-server, Chromium) in pinned versions
+	@exec scripts/test.sh
+
+check: lint ## Run the lints and the unit tests: a few minutes, right before every commit
+	cargo test --workspace --lib --bins
+
+lint: ## Check format, lints, generated files, licences and duplicate dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@exec scripts/generate.sh --check
+	@$(MAKE) --no-print-directory deny
+
+fmt: ## Format the code
+	cargo fmt --all
+
+# --workspace everywhere: building one package alone resolves other features, and rebuilds what stands below it.
+build: ## Build the operator and the gateway
+	cargo build --workspace --bins
+
+generate: ## Write the files that are generated from the code
+	@exec scripts/generate.sh
+
+deny: ## Check licences, sources and duplicate dependencies against deny.toml
+	@"$$(scripts/cargo-deny.sh)" --all-features check --hide-inclusion-graph licenses bans sources
+
+advisories: ## Check the dependencies for known vulnerabilities; fetches the RustSec database
+	@"$$(scripts/cargo-deny.sh)" check advisories
+
+clean: ## Remove what was built and what make run keeps; downloaded tools stay in the cache
+	cargo clean
+	rm -rf .run tests/browser/node_modules

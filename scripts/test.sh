@@ -1,0 +1,64 @@
+#!/bin/sh
+# Runs all tests of all runners; ends with one line, "N passed, N failed", that counts them all. `make test` calls this.
+#
+#   scripts/test.sh [rust] [browser]      only these suites
+set -eu
+cd "$(dirname "$0")/.."
+
+logs=${CARGO_TARGET_DIR:-target}/test-logs
+rm -rf "$logs"
+mkdir -p "$logs"
+
+# Runs one suite to its end, shows what it prints, and goes on whatever comes of it.
+suite() { # NAME COMMAND...
+    name=$1
+    shift
+    echo "=== $name: $*"
+    { code=0; "$@" </dev/null 2>&1 || code=$?; echo "$code" >"$logs/$name.code"; } | tee "$logs/$name.log"
+}
+
+rust() {
+    suite build cargo build --workspace --bins
+    [ "$(cat "$logs/build.code")" -eq 0 ] || return 0
+    # The end-to-end suites ask for it themselves; built here, its build does not eat into a test's deadline.
+    suite nats-server scripts/nats-server.sh
+    suite rust cargo test --workspace --no-fail-fast
+}
+
+browser() {
+    [ -x "${CARGO_TARGET_DIR:-target}/debug/tidings-gateway" ] || suite build cargo build --workspace --bins
+    suite chromium scripts/chromium.sh
+    suite npm npm --prefix tests/browser ci --no-audit --no-fund
+    suite browser npm --prefix tests/browser test
+}
+
+[ $# -gt 0 ] || set -- rust browser
+for runner in "$@"; do
+    case $runner in
+        rust | browser) "$runner" ;;
+        *) echo "usage: $0 [rust] [browser]" >&2; exit 2 ;;
+    esac
+done
+
+# "test result: ok. 12 passed; 0 failed; 1 ignored; …" (cargo) and "# pass 3" (node's test runner). A suite that ended
+# with an error of its own, say because it did not compile, counts as one failure: what did not run has not passed.
+passed=0 failed=0 skipped=0
+for code in "$logs"/*.code; do
+    log=${code%.code}.log
+    counts=$(awk '
+        /^test result: / { for (i = 2; i <= NF; i++) { if ($i == "passed;") p += $(i-1); if ($i == "failed;") f += $(i-1); if ($i == "ignored;") s += $(i-1) } }
+        /^(#|ℹ) (pass|fail|cancelled|skipped|todo) [0-9]+$/ { if ($2 == "pass") p += $3; else if ($2 == "fail" || $2 == "cancelled") f += $3; else s += $3 }
+        END { print p + 0, f + 0, s + 0 }' "$log")
+    # shellcheck disable=SC2086 # Three numbers.
+    set -- $counts
+    if [ "$(cat "$code")" -ne 0 ] && [ "$2" -eq 0 ]; then
+        echo "error: $(basename "$log" .log) ended with exit code $(cat "$code"); see $log" >&2
+        set -- "$1" 1 "$3"
+    fi
+    passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
+done
+
+summary="$passed passed, $failed failed"
+[ "$skipped" -eq 0 ] || summary="$summary, $skipped skipped"
+echo "$summary" | tee "$logs/summary"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
