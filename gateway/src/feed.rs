@@ -1,0 +1,179 @@
+//! A Feed: all subscribers of one channel with one topic filter, and the entries of the Log that pass it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+
+use bytes::{Bytes, BytesMut};
+use tidings_crds::topic::TopicSet;
+
+use crate::log::Entry;
+use crate::publication::Millis;
+
+/// Several frames on their way out as one piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Whole frames, in stream order.
+    pub bytes: Bytes,
+    /// How many.
+    pub events: u64,
+    /// The sequence of the last one.
+    pub last: u64,
+    /// When the last one was stored.
+    pub newest: Millis,
+}
+
+/// The subscribers of one topic filter.
+#[derive(Debug)]
+pub struct Feed {
+    topics: TopicSet,
+    entries: VecDeque<Arc<Entry>>,
+    seats: Vec<Seat>,
+    free: Vec<usize>,
+    waiting: Vec<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Seat {
+    waker: Option<Waker>,
+}
+
+// === impl Feed ===
+
+impl Feed {
+    /// A feed over what the Log holds now.
+    pub fn new<'l>(topics: TopicSet, log: impl Iterator<Item = &'l Arc<Entry>>) -> Self {
+        let entries = log.filter(|entry| topics.matches(&entry.topic)).cloned().collect();
+        Self { topics, entries, seats: Vec::new(), free: Vec::new(), waiting: Vec::new() }
+    }
+
+    /// What it lets pass.
+    pub fn topics(&self) -> &TopicSet {
+        &self.topics
+    }
+
+    /// Takes a seat for a subscriber.
+    pub fn sit(&mut self) -> usize {
+        match self.free.pop() {
+            Some(seat) => seat,
+            None => {
+                self.seats.push(Seat::default());
+                self.seats.len() - 1
+            }
+        }
+    }
+
+    /// Gives a seat back; says whether it was the last.
+    pub fn rise(&mut self, seat: usize) -> bool {
+        if let Some(place) = self.seats.get_mut(seat) {
+            place.waker = None;
+            self.free.push(seat);
+        }
+        self.free.len() == self.seats.len()
+    }
+
+    /// Adds an entry that passes the filter.
+    pub fn push(&mut self, entry: Arc<Entry>) {
+        self.entries.push_back(entry);
+    }
+
+    /// Forgets what the Log has let go.
+    pub fn evict(&mut self, through: u64) {
+        while self.entries.front().is_some_and(|entry| entry.sequence <= through) {
+            self.entries.pop_front();
+        }
+    }
+
+    /// Forgets everything: the Log starts over.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+    }
+
+    /// The frames behind `after`, as many as fit into `budget` bytes, at least one if there is any.
+    pub fn read(&self, after: u64, budget: usize) -> Option<Batch> {
+        let start = self.entries.partition_point(|entry| entry.sequence <= after);
+        batch(self.entries.range(start..), budget)
+    }
+
+    /// Remembers whom to wake when something changes.
+    pub fn wait(&mut self, seat: usize, waker: &Waker) {
+        let Some(place) = self.seats.get_mut(seat) else { return };
+        match &mut place.waker {
+            Some(known) => known.clone_from(waker),
+            none => {
+                *none = Some(waker.clone());
+                self.waiting.push(seat);
+            }
+        }
+    }
+
+    /// Collects everybody who waits.
+    pub fn wake(&mut self, woken: &mut Vec<Waker>) {
+        for seat in self.waiting.drain(..) {
+            woken.extend(self.seats.get_mut(seat).and_then(|place| place.waker.take()));
+        }
+    }
+}
+
+/// Puts whole frames together. One alone is shared, not copied.
+pub fn batch<'e>(entries: impl Iterator<Item = &'e Arc<Entry>> + Clone, budget: usize) -> Option<Batch> {
+    let (mut size, mut events) = (0, 0);
+    let mut last: Option<&Arc<Entry>> = None;
+    for entry in entries.clone() {
+        if events > 0 && size + entry.frame.len() > budget {
+            break;
+        }
+        size += entry.frame.len();
+        events += 1;
+        last = Some(entry);
+    }
+    let last = last?;
+    let bytes = if events == 1 {
+        last.frame.clone()
+    } else {
+        let mut joined = BytesMut::with_capacity(size);
+        entries.take(events).for_each(|entry| joined.extend_from_slice(&entry.frame));
+        joined.freeze()
+    };
+    Some(Batch { bytes, events: events as u64, last: last.sequence, newest: last.time })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(sequence: u64, topic: &str) -> Arc<Entry> {
+        Arc::new(Entry { sequence, time: sequence, topic: topic.into(), frame: Bytes::from(format!("<{sequence}>")) })
+    }
+
+    fn feed() -> Feed {
+        let topics = TopicSet::new(["a".parse().unwrap()]).unwrap();
+        Feed::new(topics, [entry(1, "a"), entry(2, "b"), entry(3, "a"), entry(4, "a")].iter())
+    }
+
+    #[test]
+    fn frames_behind_a_cursor_leave_as_one_piece() {
+        let batch = |after, budget| feed().read(after, budget).map(|b| (b.bytes, b.events, b.last));
+        assert_eq!(batch(0, 100), Some((Bytes::from_static(b"<1><3><4>"), 3, 4)));
+        assert_eq!(batch(1, 100), Some((Bytes::from_static(b"<3><4>"), 2, 4)));
+        assert_eq!(batch(0, 6), Some((Bytes::from_static(b"<1><3>"), 2, 3)));
+        assert_eq!(batch(0, 0), Some((Bytes::from_static(b"<1>"), 1, 1)));
+        assert_eq!(batch(4, 100), None);
+    }
+
+    #[test]
+    fn eviction_takes_from_the_front() {
+        let mut feed = feed();
+        feed.evict(3);
+        assert_eq!(feed.read(0, 100).unwrap().bytes, "<4>");
+    }
+
+    #[test]
+    fn seats_are_used_again() {
+        let mut feed = feed();
+        let (a, b) = (feed.sit(), feed.sit());
+        assert!(!feed.rise(a));
+        assert_eq!(feed.sit(), a);
+        assert!(!feed.rise(a) && feed.rise(b));
+    }
+}
