@@ -99,6 +99,21 @@ impl Fanout {
         self.log.head()
     }
 
+    /// Everything up to here must be read from the stream.
+    pub fn floor(&self) -> u64 {
+        self.log.floor().sequence
+    }
+
+    /// How many entries the Log holds, and how many bytes they cost.
+    pub fn holds(&self) -> (usize, usize) {
+        self.log.holds()
+    }
+
+    /// Why every stream is to end, if so.
+    pub fn ended(&self) -> Option<EndReason> {
+        self.ended
+    }
+
     /// Where a position lies, seen from the Log.
     pub fn locate(&self, position: Position) -> Located {
         self.log.locate(position)
@@ -117,12 +132,12 @@ impl Fanout {
     /// Takes a subscriber's seat away, and the feed with the last one.
     pub fn leave(&mut self, cursor: &Cursor) {
         let Some(slot) = self.feeds.get_mut(cursor.feed) else { return };
-        if slot.as_mut().is_some_and(|feed| feed.rise(cursor.seat)) {
-            if let Some(feed) = slot.take() {
-                self.index.remove(feed.topics(), cursor.feed);
-                self.by_topics.remove(feed.topics());
-                self.vacant.push(cursor.feed);
-            }
+        if slot.as_mut().is_some_and(|feed| feed.rise(cursor.seat))
+            && let Some(feed) = slot.take()
+        {
+            self.index.remove(feed.topics(), cursor.feed);
+            self.by_topics.remove(feed.topics());
+            self.vacant.push(cursor.feed);
         }
     }
 

@@ -225,7 +225,14 @@ impl Ingest {
         }
     }
 
-    /// The subscription was made anew, or may have dropped messages.
+    /// The subscription was made anew after the connection had broken, perhaps over a malformed message: what was missed
+    /// is read from the leader one by one.
+    pub fn reconnected(&mut self, now: Instant) {
+        self.careful = CAREFUL;
+        self.interrupted(now);
+    }
+
+    /// The subscription may have dropped messages.
     pub fn interrupted(&mut self, now: Instant) {
         self.info_due = now;
         self.hold_until = None;
@@ -433,7 +440,7 @@ impl Ingest {
 
     fn rest(&mut self, pause: usize, now: Instant) {
         self.pause = pause.min(PAUSES.len() - 1);
-        self.tail_due = now + PAUSES[self.pause];
+        self.tail_due = now + PAUSES.get(self.pause).copied().unwrap_or(INFO_EVERY);
     }
 
     fn back_off(&mut self, now: Instant) {
@@ -717,6 +724,7 @@ mod tests {
         Fail,
         Break,
         Interrupt,
+        Reconnect,
     }
 
     fn act() -> impl Strategy<Value = Act> {
@@ -732,6 +740,7 @@ mod tests {
             1 => Just(Act::Fail),
             1 => Just(Act::Break),
             1 => Just(Act::Interrupt),
+            1 => Just(Act::Reconnect),
         ]
     }
 
@@ -783,6 +792,7 @@ mod tests {
                     }
                     Act::Purge => stream.stored.clear(),
                     Act::Interrupt => bench.ingest.interrupted(bench.now),
+                    Act::Reconnect => bench.ingest.reconnected(bench.now),
                     Act::Answer(_) | Act::Fail | Act::Break => if let Some(ask) = bench.ask() {
                         let answer = match act {
                             Act::Answer(lag) => stream.answer(ask, lag),

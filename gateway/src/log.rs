@@ -127,6 +127,11 @@ impl Log {
         self.entries.iter()
     }
 
+    /// How many entries it holds, and how many bytes they cost.
+    pub fn holds(&self) -> (usize, usize) {
+        (self.entries.len(), self.bytes)
+    }
+
     /// Adds the next entry and gives back those that no longer fit, oldest first.
     ///
     /// The caller has proven that nothing exists between the head and this entry.

@@ -1,0 +1,322 @@
+//! The Hub: the channels that have subscribers here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tidings_crds::position::{Epoch, Position};
+use tidings_crds::route::{Route, RouteSource};
+use tidings_crds::topic::{TopicError, TopicSet};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::backfill::Backfill;
+use crate::body::EventStream;
+use crate::broker::{Broker, Outgoing, SendError};
+use crate::channel::{LiveChannel, Parts, Share};
+use crate::end::EndReason;
+use crate::farewell::Farewell;
+use crate::log::LogLimits;
+use crate::metrics::Metrics;
+use crate::publication::{EventType, EventTypeError};
+use crate::reader::{ReadError, Reader};
+use crate::relay;
+use crate::resume::{Snapshots, seat};
+use crate::wire::Wire;
+
+pub use crate::resume::{FromWhere, StartAt};
+
+/// How the Hub deals with its channels.
+#[derive(Clone, Copy, Debug)]
+pub struct HubSettings {
+    /// How much of each channel stays in memory.
+    pub log: LogLimits,
+    /// How long a subscriber waits for its channel to open and its position to be checked.
+    pub patience: Duration,
+    /// How long a channel stays open after its last subscriber has left.
+    pub linger: Duration,
+}
+
+/// The channels that have subscribers here. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    broker: Broker,
+    metrics: Arc<Metrics>,
+    settings: HubSettings,
+    channels: Mutex<HashMap<String, Arc<LiveChannel>>>,
+    next_id: AtomicU64,
+    backfill: Arc<Backfill>,
+    snapshots: Snapshots,
+    farewell: Arc<Farewell>,
+    epochs: Mutex<HashMap<String, (Instant, Epoch)>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// A subscription asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscribe {
+    /// What it may see of what it asks for.
+    pub topics: TopicSet,
+    /// Where it begins.
+    pub start: StartAt,
+}
+
+/// Why there is no stream now. The client is to come back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// NATS is away, the stream is missing, or the answer took too long.
+    #[error("the channel cannot be read now")]
+    Unavailable,
+}
+
+/// A publication from an HTTP client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewPublication {
+    /// Its topic; empty for the channel's base subject.
+    pub topic: String,
+    /// Its event type.
+    pub event: Option<String>,
+    /// How long it lives; Durable channels only.
+    pub ttl: Option<Duration>,
+    /// What makes it the same publication when sent again.
+    pub idempotency_key: Option<String>,
+    /// The body.
+    pub data: Bytes,
+}
+
+/// A publication that was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Its position, `<epoch>-<sequence>`; none on an Ephemeral channel.
+    pub id: Option<String>,
+    /// Whether its idempotency key was known.
+    pub duplicate: bool,
+}
+
+/// Why a publication was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// Not a topic, or none of the channel's.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// Not an event type.
+    #[error(transparent)]
+    Event(#[from] EventTypeError),
+    /// An Ephemeral channel stores nothing, so nothing can live for a time there.
+    #[error("an Ephemeral channel has no ttl and no idempotency key")]
+    NotStored,
+    /// NATS did not take it.
+    #[error(transparent)]
+    Send(#[from] SendError),
+}
+
+// === impl Hub ===
+
+impl Hub {
+    /// A Hub without channels.
+    pub fn new(broker: Broker, metrics: Arc<Metrics>, settings: HubSettings) -> Self {
+        let inner = Arc::new(Inner {
+            broker,
+            metrics,
+            settings,
+            channels: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            backfill: Arc::default(),
+            snapshots: Snapshots::default(),
+            farewell: Arc::default(),
+            epochs: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        });
+        let hub = Self { inner };
+        hub.inner.tasks.spawn(hub.clone().sweep());
+        hub
+    }
+
+    /// Opens a stream: the channel first, if nobody here listens to it yet.
+    pub async fn subscribe(&self, route: &Arc<Route>, request: Subscribe) -> Result<EventStream, SubscribeError> {
+        let share = self.share(route);
+        let seated = tokio::time::timeout(self.inner.settings.patience, self.seat(&share, request)).await;
+        match seated {
+            Ok(seated) => Ok(EventStream::new(share, seated)),
+            Err(_) => Err(SubscribeError::Unavailable),
+        }
+    }
+
+    /// Publishes, and waits until the stream has taken it.
+    pub async fn publish(&self, route: &Arc<Route>, publication: NewPublication) -> Result<Published, PublishError> {
+        let NewPublication { topic, event, ttl, idempotency_key, data } = publication;
+        let subject = route.topics.subject(&topic)?;
+        let event = event.map(|event| EventType::new(&event)).transpose()?.map(|event| event.as_str().to_owned());
+        let outgoing = Outgoing { subject, event, ttl, idempotency_key, data };
+        match &route.source {
+            RouteSource::Durable { stream, .. } => {
+                let stored = self.inner.broker.store(stream, outgoing).await?;
+                let epoch = self.epoch(route, stream).await;
+                let id = epoch.map(|epoch| Position { epoch, sequence: stored.sequence, stamp: None }.to_string());
+                Ok(Published { id, duplicate: stored.duplicate })
+            }
+            RouteSource::Ephemeral if outgoing.ttl.is_some() || outgoing.idempotency_key.is_some() => {
+                Err(PublishError::NotStored)
+            }
+            RouteSource::Ephemeral => {
+                self.inner.broker.send(outgoing).await?;
+                Ok(Published { id: None, duplicate: false })
+            }
+        }
+    }
+
+    /// A Route was added, changed or removed (`None`). Only streams that the change concerns end.
+    pub fn route_changed(&self, key: &str, route: Option<Arc<Route>>) {
+        let mut channels = self.inner.channels.lock();
+        let Some(channel) = channels.get(key).cloned() else { return };
+        let reason = match route {
+            None => EndReason::ChannelDeleted,
+            Some(route) => {
+                let before = channel.route();
+                let same =
+                    before.source == route.source && before.topics == route.topics && before.access == route.access;
+                if same {
+                    return channel.set_route(route);
+                }
+                EndReason::ChannelChanged
+            }
+        };
+        channels.remove(key);
+        self.inner.metrics.channels_open(channels.len() as u64);
+        drop(channels);
+        channel.end(reason);
+    }
+
+    /// Whether NATS is connected.
+    pub fn is_connected(&self) -> bool {
+        self.inner.broker.is_connected()
+    }
+
+    /// Ends all streams, evenly over `window` and in random order.
+    pub fn drain(&self, window: Duration) {
+        self.inner.farewell.begin(Instant::now(), window);
+        self.open().iter().for_each(|channel| channel.wake_all());
+    }
+
+    /// Open streams.
+    pub fn subscribers(&self) -> u64 {
+        self.open().iter().map(|channel| channel.subscribers()).sum()
+    }
+
+    /// Ends all relays and closes the connections to NATS.
+    pub async fn close(&self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        self.inner.broker.close().await;
+    }
+
+    fn open(&self) -> Vec<Arc<LiveChannel>> {
+        self.inner.channels.lock().values().cloned().collect()
+    }
+
+    /// Tries until it works; the caller gives up in time.
+    async fn seat(&self, share: &Share, request: Subscribe) -> crate::resume::Seated {
+        let channel = share.channel();
+        channel.until_open().await;
+        loop {
+            match seat(channel, request.topics.clone(), request.start.clone(), &self.inner.snapshots).await {
+                Ok(seated) => return seated,
+                Err(ReadError::Replaced) => channel.look(),
+                Err(error) => tracing::debug!(channel = channel.key, %error, "A subscriber waits for NATS."),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn share(&self, route: &Arc<Route>) -> Share {
+        let mut channels = self.inner.channels.lock();
+        let key = route.key();
+        if let Some(channel) = channels.get(&key) {
+            return Share::new(channel.clone());
+        }
+        let channel = Arc::new(self.channel(route));
+        channels.insert(key, channel.clone());
+        self.inner.metrics.channels_open(channels.len() as u64);
+        self.inner.tasks.spawn(relay::run(channel.clone(), self.inner.broker.clone(), self.inner.settings.log));
+        Share::new(channel)
+    }
+
+    fn channel(&self, route: &Arc<Route>) -> LiveChannel {
+        let inner = &self.inner;
+        let metrics = inner.metrics.channel(&route.key());
+        let stream = match &route.source {
+            RouteSource::Durable { stream, .. } => Some(stream.as_str()),
+            RouteSource::Ephemeral => None,
+        };
+        let wire = Arc::new(Wire::new(stream.unwrap_or_default(), route.topics.clone()));
+        let reader =
+            stream.map(|_| Reader::new(inner.broker.ask(), wire.clone(), inner.metrics.clone(), metrics.clone()));
+        LiveChannel::new(Parts {
+            id: inner.next_id.fetch_add(1, Ordering::Relaxed),
+            route: route.clone(),
+            wire,
+            reader,
+            metrics,
+            limits: inner.settings.log,
+            backfill: inner.backfill.clone(),
+            farewell: inner.farewell.clone(),
+            stop: inner.stop.child_token(),
+        })
+    }
+
+    /// The epoch of a stream, for the id of a publication.
+    async fn epoch(&self, route: &Arc<Route>, stream: &str) -> Option<Epoch> {
+        const FOR: Duration = Duration::from_secs(5);
+        let now = Instant::now();
+        let known = self.inner.epochs.lock().get(stream).copied();
+        if let Some((at, epoch)) = known.filter(|(at, _)| now.duration_since(*at) < FOR) {
+            debug_assert!(at <= now);
+            return Some(epoch);
+        }
+        let reader = self.channel(route).reader?;
+        let epoch = reader.info().await.ok()?.epoch;
+        let mut epochs = self.inner.epochs.lock();
+        epochs.retain(|_, (at, _)| now.duration_since(*at) < FOR);
+        epochs.insert(stream.to_owned(), (now, epoch));
+        Some(epoch)
+    }
+
+    /// Closes channels that nobody has listened to for a while.
+    async fn sweep(self) {
+        let mut ticks = tokio::time::interval(Duration::from_secs(5));
+        while self.inner.stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let now = Instant::now();
+            let mut channels = self.inner.channels.lock();
+            channels.retain(|_, channel| {
+                let idle = channel.idle_for(now).is_some_and(|idle| idle >= self.inner.settings.linger);
+                if idle {
+                    channel.stop.cancel();
+                }
+                !idle
+            });
+            self.inner.metrics.channels_open(channels.len() as u64);
+        }
+    }
+}
+
+impl Default for HubSettings {
+    /// 4,096 frames of 1 KiB are 4 MiB a channel: 40 s at 100 messages/s, longer than a rolling update's reconnect.
+    fn default() -> Self {
+        Self {
+            log: LogLimits { entries: 4096, bytes: 8 << 20 },
+            patience: Duration::from_secs(5),
+            linger: Duration::from_secs(30),
+        }
+    }
+}

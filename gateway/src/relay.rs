@@ -1,0 +1,309 @@
+//! Keeps one channel up to date: the only place that carries out what [`crate::ingest`] decides.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use async_nats::Message;
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, OptionFuture};
+use futures_util::stream::{BoxStream, SelectAll};
+use futures_util::{FutureExt, StreamExt};
+
+use crate::broker::Broker;
+use crate::channel::LiveChannel;
+use crate::fanout::Fanout;
+use crate::ingest::{Answer, Ask, Info, Ingest, Step};
+use crate::link::{Health, Link};
+use crate::log::{Entry, LogLimits, Mark};
+use crate::metrics::{Backfill, GapReason};
+use crate::publication::{Millis, Publication};
+use crate::reader::{ReadError, Reader};
+use crate::subscriber;
+
+/// Live messages taken at once: they leave in one write per subscriber.
+const TAKEN: usize = 256;
+
+/// Between attempts to subscribe or to open.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Runs a channel until it is stopped.
+pub async fn run(channel: Arc<LiveChannel>, broker: Broker, limits: LogLimits) {
+    let stop = channel.stop.clone();
+    match channel.reader.clone() {
+        Some(reader) => stop.run_until_cancelled(durable(&channel, &broker, &reader, limits)).await,
+        None => stop.run_until_cancelled(ephemeral(&channel, &broker)).await,
+    };
+}
+
+/// What an open question brought: the answer, and whether a malformed header block was among it.
+type Found = (Answer, bool);
+
+async fn durable(channel: &Arc<LiveChannel>, broker: &Broker, reader: &Reader, limits: LogLimits) {
+    let mut link = broker.live();
+    let mut apart = false;
+    let mut ingest: Option<Ingest> = None;
+    loop {
+        let mut messages = subscribe(&link, &channel.wire.live_subject()).await;
+        let mut health = link.health();
+        let mut seen = *health.borrow_and_update();
+        let mut machine = match ingest.take() {
+            Some(mut machine) => {
+                machine.reconnected(Instant::now());
+                machine
+            }
+            // Asked over the connection of the subscription, the server knows of that before it answers.
+            None => open(channel, &reader.over(link.clone()), limits).await,
+        };
+        let mut question: Option<BoxFuture<'static, Found>> = None;
+        let mut steps = Vec::new();
+        loop {
+            let now = Instant::now();
+            if question.is_none() {
+                question = machine.ask(now).map(|ask| put(reader.clone(), ask).boxed());
+            }
+            let wake = machine.wake_at(now).map(|at| tokio::time::sleep_until(at.into()));
+            let mut malformed = false;
+            tokio::select! {
+                taken = messages.next() => {
+                    let Some(taken) = taken else { break };
+                    let now = Instant::now();
+                    taken.iter().for_each(|message| live(channel, &mut machine, message, now, &mut steps));
+                }
+                Some((answer, fault)) = OptionFuture::from(question.as_mut()) => {
+                    question = None;
+                    malformed = fault;
+                    machine.answer(answer, Instant::now(), &mut steps);
+                }
+                Some(()) = OptionFuture::from(wake) => {}
+                () = channel.asked_to_look() => machine.look(Instant::now()),
+                _ = health.changed() => {
+                    let latest = *health.borrow_and_update();
+                    happened(&mut machine, seen, latest);
+                    seen = latest;
+                }
+            }
+            carry_out(channel, steps.drain(..));
+            if malformed && !apart {
+                // The next one like it shall cost nobody else a reconnect.
+                tracing::warn!(channel = channel.key, "Malformed headers: the channel gets a connection of its own.");
+                link = broker.apart(&channel.key, channel.stop.child_token());
+                apart = true;
+                break;
+            }
+        }
+        ingest = Some(machine);
+    }
+}
+
+/// Subscribes as soon as there is a client that takes it.
+async fn subscribe(link: &Link, subject: &str) -> BoxStream<'static, Vec<Message>> {
+    loop {
+        if let Some(client) = link.client()
+            && let Ok(messages) = client.subscribe(subject.to_owned()).await
+        {
+            return messages.ready_chunks(TAKEN).boxed();
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Finds out where the stream ends.
+async fn open(channel: &LiveChannel, reader: &Reader, limits: LogLimits) -> Ingest {
+    loop {
+        match head(reader).await {
+            Ok((info, stamp)) => {
+                let head = Mark { sequence: info.last, stamp };
+                channel.change(|fanout, _| *fanout = Fanout::new(info.epoch, head, info.first, limits));
+                channel.opened();
+                tracing::debug!(channel = channel.key, sequence = info.last, "Channel opened.");
+                return Ingest::new(info.epoch, head, info.last_time, limits.entries as u64, Instant::now());
+            }
+            Err(error) => {
+                tracing::warn!(channel = channel.key, %error, "The channel cannot be opened yet.");
+                tokio::time::sleep(RETRY.mul_f64(0.5 + 4.0 * rand::random::<f64>())).await;
+            }
+        }
+    }
+}
+
+async fn head(reader: &Reader) -> Result<(Info, Option<tidings_crds::position::Stamp>), ReadError> {
+    let info = reader.info().await?;
+    let last = if info.last > 0 { reader.leader(info.last, None).await? } else { None };
+    // A later message would have another stamp: only the one asked for tells.
+    let stamp = last.map(|single| single.publication).filter(|p| p.sequence == info.last).map(|p| p.stamp());
+    Ok((info, stamp))
+}
+
+/// Asks NATS what the machine wants to know.
+async fn put(reader: Reader, ask: Ask) -> Found {
+    let answer = match ask {
+        Ask::Info => reader.info().await.map(|info| (Answer::Info(info), false)),
+        Ask::Batch { from, hole } => {
+            let kind = if hole { Backfill::Hole } else { Backfill::TailCheck };
+            let batch = reader.batch(from, None, kind).await;
+            batch.map(|batch| (Answer::Batch { messages: batch.messages, more: batch.more }, false))
+        }
+        Ask::Leader { from } => reader.leader(from, None).await.map(|single| {
+            let malformed = single.as_ref().is_some_and(|single| single.malformed);
+            (Answer::Leader(single.map(|single| single.publication)), malformed)
+        }),
+    };
+    answer.unwrap_or_else(|error| match error {
+        ReadError::Missing => (Answer::Missing, false),
+        ReadError::Broken => (Answer::Broken, false),
+        ReadError::Unavailable | ReadError::Replaced | ReadError::Refused(_) => (Answer::Unavailable, false),
+    })
+}
+
+fn live(channel: &LiveChannel, machine: &mut Ingest, message: &Message, now: Instant, steps: &mut Vec<Step>) {
+    match channel.wire.live(message) {
+        Ok(read) => {
+            if let Some(fault) = read.fault {
+                channel.metrics.invalid_message(fault);
+            }
+            let waited = machine.is_waiting();
+            machine.live(read.publication, now, steps);
+            if machine.is_waiting() && !waited {
+                channel.metrics.hole();
+            }
+        }
+        Err(fault) => channel.metrics.invalid_message(fault),
+    }
+}
+
+fn happened(machine: &mut Ingest, seen: Health, latest: Health) {
+    if latest.connects != seen.connects {
+        machine.reconnected(Instant::now());
+    } else if latest.overflows != seen.overflows {
+        machine.interrupted(Instant::now());
+    }
+}
+
+/// Changes Log and feeds as decided. Frames are made before the lock is taken.
+fn carry_out(channel: &LiveChannel, steps: impl ExactSizeIterator<Item = Step>) {
+    if steps.len() == 0 {
+        return;
+    }
+    let framing = channel.framing();
+    let mut epoch = channel.fanout().epoch();
+    let mut changes = Vec::with_capacity(steps.len());
+    for step in steps {
+        changes.push(match step {
+            Step::Append(publication) => {
+                count(channel, &publication, framing.max_event_bytes);
+                let position = tidings_crds::position::Position {
+                    epoch,
+                    sequence: publication.sequence,
+                    stamp: Some(publication.stamp()),
+                };
+                Change::Append(encode(framing.publication(&publication, Some(position)), publication))
+            }
+            Step::Skip(to) => Change::Skip(to),
+            Step::Jump(head) => {
+                tracing::warn!(channel = channel.key, sequence = head.sequence, "Too far behind: going on at the end.");
+                Change::Jump(head)
+            }
+            Step::Reset { epoch: new, head, first } => {
+                tracing::warn!(channel = channel.key, epoch = %new, "The stream was replaced or went back in time.");
+                epoch = new;
+                Change::Reset { epoch, head, first }
+            }
+        });
+    }
+    channel.change(|fanout, woken| {
+        for change in changes {
+            match change {
+                Change::Append(entry) => fanout.append(entry, woken),
+                Change::Skip(to) => fanout.skip(to),
+                Change::Jump(head) => fanout.jump(head, woken),
+                Change::Reset { epoch, head, first } => fanout.reset(epoch, head, first, woken),
+            }
+        }
+    });
+}
+
+/// A step with its frame made.
+enum Change {
+    Append(Arc<Entry>),
+    Skip(Mark),
+    Jump(Mark),
+    Reset { epoch: tidings_crds::position::Epoch, head: Mark, first: u64 },
+}
+
+fn count(channel: &LiveChannel, publication: &Publication, max_event_bytes: u64) {
+    let bytes = publication.data.len() as u64;
+    channel.metrics.publication_in(bytes);
+    if bytes > max_event_bytes {
+        channel.metrics.oversize();
+    }
+}
+
+fn encode(frame: Bytes, publication: Publication) -> Arc<Entry> {
+    let Publication { sequence, time, topic, .. } = publication;
+    Arc::new(Entry { sequence, time, topic, frame })
+}
+
+/// Core NATS: at most once. What cannot be vouched for is told as a gap.
+async fn ephemeral(channel: &Arc<LiveChannel>, broker: &Broker) {
+    let link = broker.core();
+    let mut sequence = 0;
+    let subjects = channel.wire.topics().patterns(&tidings_crds::topic::TopicFilter::All);
+    loop {
+        let mut messages = SelectAll::new();
+        for subject in &subjects {
+            messages.push(subscribe(&link, subject.as_str()).await);
+        }
+        let mut health = link.health();
+        let mut seen = *health.borrow_and_update();
+        if sequence == 0 {
+            channel.opened();
+        } else {
+            dropped(channel, &mut sequence);
+        }
+        loop {
+            tokio::select! {
+                taken = messages.next() => {
+                    let Some(taken) = taken else { break };
+                    let entries: Vec<_> =
+                        taken.iter().filter_map(|message| ephemeral_entry(channel, message, &mut sequence)).collect();
+                    channel.change(|fanout, woken| entries.into_iter().for_each(|entry| fanout.append(entry, woken)));
+                }
+                _ = health.changed() => {
+                    let latest = *health.borrow_and_update();
+                    if latest.connects > seen.connects.max(1) || latest.overflows != seen.overflows {
+                        dropped(channel, &mut sequence);
+                    }
+                    seen = latest;
+                }
+            }
+        }
+        sequence += 1;
+    }
+}
+
+fn ephemeral_entry(channel: &LiveChannel, message: &Message, sequence: &mut u64) -> Option<Arc<Entry>> {
+    let framing = channel.framing();
+    let Some(read) = channel.wire.ephemeral(message, *sequence + 1, now()) else {
+        channel.metrics.invalid_message(crate::metrics::InvalidMessage::Subject);
+        return None;
+    };
+    *sequence += 1;
+    if let Some(fault) = read.fault {
+        channel.metrics.invalid_message(fault);
+    }
+    count(channel, &read.publication, framing.max_event_bytes);
+    Some(encode(framing.publication(&read.publication, None), read.publication))
+}
+
+fn dropped(channel: &LiveChannel, sequence: &mut u64) {
+    *sequence += 1;
+    let frame = subscriber::gap(GapReason::Dropped, None, None);
+    let entry = Arc::new(Entry { sequence: *sequence, time: now(), topic: "".into(), frame });
+    (0..channel.subscribers()).for_each(|_| channel.metrics.gap(GapReason::Dropped));
+    channel.change(|fanout, woken| fanout.announce(entry, woken));
+}
+
+/// Milliseconds since 1970.
+pub fn now() -> Millis {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
