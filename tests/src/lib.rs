@@ -1,7 +1,18 @@
 //! Real processes under test.
+//!
+//! # Layout
+//! - [`wait`], [`seed`], [`ports`]: time, chance and addresses, as tests may use them.
+//! - [`process`]: one program; [`nats`], [`gateway`], [`operator`]: the three that Tidings consists of;
+//!   [`installation`]: all of them together on directories.
+//! - [`manifest`], [`publisher`]: what goes in. [`sse`], [`event_source`], [`web`], [`metrics`]: what comes out.
+//! - [`nats_protocol`], [`proxy`], [`raw`]: a bad network, and a publisher with bad manners.
+//! - `kube_*`, [`control_plane`], [`api_audit`], [`reaper`]: a real Kubernetes API server.
 
 pub mod api_audit;
 pub mod control_plane;
+pub mod event_source;
+pub mod gateway;
+pub mod installation;
 pub mod kube_assets;
 pub mod kube_authority;
 pub mod kube_cluster;
@@ -10,4 +21,18 @@ pub mod kube_pod;
 pub mod kube_release;
 pub mod kube_server;
 pub mod kubectl;
+pub mod manifest;
+pub mod metrics;
+pub mod nats;
+pub mod nats_protocol;
+pub mod operator;
+pub mod ports;
+pub mod process;
+pub mod proxy;
+pub mod publisher;
+pub mod raw;
 pub mod reaper;
+pub mod seed;
+pub mod sse;
+pub mod wait;
+pub mod web;

@@ -1,0 +1,113 @@
+//! One real `tidings-gateway`, on the same ports over restarts.
+
+use std::path::Path;
+
+use crate::metrics::Samples;
+use crate::ports::Port;
+use crate::process::{Process, Program};
+use crate::web::{Reply, Request};
+
+/// The binary's name.
+pub const BINARY: &str = "tidings-gateway";
+
+/// A gateway, running or not.
+#[derive(Debug)]
+pub struct Gateway {
+    program: Program,
+    process: Option<Process>,
+    listen: Port,
+    admin: Port,
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// Starts a gateway; [`Gateway::ready`] waits for it.
+    pub fn start(name: &str, nats: &str, routes: &Path, arguments: &[String]) -> Self {
+        let (listen, admin) = (Port::free(), Port::free());
+        let program = Program::built(BINARY)
+            .named(name)
+            .args(["--nats", nats, "--listen", &listen.address().to_string(), "--admin", &admin.address().to_string()])
+            .arg("--routes")
+            .arg(routes)
+            // A test that drains says so itself; all others must not wait for it.
+            .args(["--drain-delay", "0s", "--drain-window", "1s"])
+            .env("TIDINGS_LOG", std::env::var("TIDINGS_LOG").unwrap_or_else(|_| "info".into()))
+            .args(arguments.iter().cloned());
+        let process = Some(program.start());
+        Self { program, process, listen, admin }
+    }
+
+    /// Waits until it is ready for subscribers.
+    pub async fn ready(&self) {
+        self.process().ready(|| async { self.is_ready().await }).await;
+    }
+
+    /// Whether its readiness probe succeeds.
+    pub async fn is_ready(&self) -> bool {
+        self.admin("/readyz").await.is_some_and(|reply| reply.status == 200)
+    }
+
+    /// Whether its liveness probe succeeds.
+    pub async fn is_live(&self) -> bool {
+        self.admin("/livez").await.is_some_and(|reply| reply.status == 200)
+    }
+
+    /// What the admin port says; `None` if it says nothing.
+    pub async fn admin(&self, path: &str) -> Option<Reply> {
+        Request::get(format!("http://{}{path}", self.admin.address())).try_send().await.ok()
+    }
+
+    /// Its metrics now.
+    ///
+    /// # Panics
+    /// When the admin port does not answer.
+    pub async fn metrics(&self) -> Samples {
+        self.try_metrics().await.expect("the admin port serves metrics")
+    }
+
+    /// Its metrics now, if the admin port answers.
+    pub async fn try_metrics(&self) -> Option<Samples> {
+        self.admin("/metrics").await.filter(|reply| reply.status == 200).map(|reply| Samples::read(&reply.text()))
+    }
+
+    /// `http://127.0.0.1:port` of the public port.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.listen.address())
+    }
+
+    /// The public port.
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.listen.address()
+    }
+
+    /// Its process.
+    ///
+    /// # Panics
+    /// While it is not started.
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().expect("the gateway was started")
+    }
+
+    /// Whether a process was started and has not been ended from here.
+    pub fn is_started(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// `kill -9`.
+    pub fn kill9(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill9();
+        }
+    }
+
+    /// SIGTERM and its end.
+    pub async fn terminate(&mut self) -> Option<std::process::ExitStatus> {
+        Some(self.process.take()?.terminate().await)
+    }
+
+    /// Starts it again on its old ports, without waiting.
+    pub fn launch(&mut self) {
+        self.process = Some(self.program.start());
+    }
+}

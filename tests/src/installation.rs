@@ -1,0 +1,237 @@
+//! Tidings as a whole, without a cluster: NATS, the operator and gateways on directories.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use tempfile::TempDir;
+use tidings_crds::route::{Route, RouteState};
+
+use crate::event_source::{EventSource, Settings as Client};
+use crate::gateway::Gateway;
+use crate::manifest::Manifest;
+use crate::nats::{Nats, NatsSettings};
+use crate::operator::Operator;
+use crate::proxy::Proxy;
+use crate::wait::{PATIENCE, eventually};
+use crate::web::Request;
+
+/// What is started.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How many gateways.
+    pub gateways: usize,
+    /// NATS.
+    pub nats: NatsSettings,
+    /// Whether the gateways reach NATS through a [`Proxy`]; with one node only.
+    pub proxied: bool,
+    /// More arguments for every gateway.
+    pub gateway_arguments: Vec<String>,
+    /// More arguments for the operator.
+    pub operator_arguments: Vec<String>,
+}
+
+/// Everything that runs. Dropping it ends everything.
+#[derive(Debug)]
+pub struct Installation {
+    /// The gateways.
+    pub gateways: Vec<Gateway>,
+    /// The operator.
+    pub operator: Operator,
+    /// Between the gateways and NATS, if it was asked for.
+    pub proxy: Option<Proxy>,
+    /// NATS.
+    pub nats: Nats,
+    directory: TempDir,
+}
+
+// === impl Settings ===
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            gateways: 1,
+            nats: NatsSettings::default(),
+            proxied: false,
+            gateway_arguments: Vec::new(),
+            operator_arguments: Vec::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// With this many gateways.
+    pub fn gateways(mut self, gateways: usize) -> Self {
+        self.gateways = gateways;
+        self
+    }
+
+    /// With a proxy between gateways and NATS.
+    pub fn proxied(mut self) -> Self {
+        self.proxied = true;
+        self
+    }
+
+    /// With a cluster of three NATS nodes.
+    pub fn clustered(mut self) -> Self {
+        self.nats.nodes = 3;
+        self
+    }
+
+    /// With one more argument for every gateway.
+    pub fn gateway_arg(mut self, argument: &str) -> Self {
+        self.gateway_arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Starts everything and waits until the gateways are ready.
+    pub async fn start(self) -> Installation {
+        let directory = tempfile::Builder::new().prefix("tidings-").tempdir().expect("a temporary directory");
+        let (channels, routes) = (directory.path().join("channels"), directory.path().join("routes"));
+        for folder in [&channels, &routes] {
+            std::fs::create_dir(folder).expect("a folder in the temporary directory");
+        }
+        let nats = Nats::start_with(self.nats).await;
+        let proxy = if self.proxied { Some(Proxy::start(nats.address(0)).await) } else { None };
+        let url = proxy.as_ref().map_or_else(|| nats.url(), Proxy::url);
+        let operator = Operator::start(&nats.url(), &channels, &routes, &self.operator_arguments);
+        let gateways = (1..=self.gateways)
+            .map(|number| Gateway::start(&format!("gateway-{number}"), &url, &routes, &self.gateway_arguments))
+            .collect();
+        let installation = Installation { gateways, operator, proxy, nats, directory };
+        for gateway in &installation.gateways {
+            gateway.ready().await;
+        }
+        installation
+    }
+}
+
+// === impl Installation ===
+
+impl Installation {
+    /// One NATS node, the operator, one gateway.
+    pub async fn start() -> Self {
+        Settings::default().start().await
+    }
+
+    /// Where manifests are.
+    pub fn channels(&self) -> PathBuf {
+        self.directory.path().join("channels")
+    }
+
+    /// Where Routes are.
+    pub fn routes(&self) -> PathBuf {
+        self.directory.path().join("routes")
+    }
+
+    /// Writes a manifest without waiting for anything; an unfinished file is never seen.
+    pub fn write(&self, manifest: &Manifest) {
+        let unfinished = self.directory.path().join(manifest.file_name());
+        std::fs::write(&unfinished, manifest.to_string()).expect("the directory can be written");
+        std::fs::rename(unfinished, self.channels().join(manifest.file_name())).expect("the directory can be written");
+    }
+
+    /// Takes a manifest away without waiting for anything.
+    pub fn remove(&self, manifest: &Manifest) {
+        std::fs::remove_file(self.channels().join(manifest.file_name())).expect("the manifest was written");
+    }
+
+    /// The Routes as they are now, by `namespace/name`. Files that are no Routes are passed over.
+    pub fn route_files(&self) -> BTreeMap<String, (PathBuf, Route)> {
+        let entries = std::fs::read_dir(self.routes()).expect("the directory can be read").flatten();
+        let routes = entries.filter_map(|entry| {
+            let route = Route::from_yaml(&std::fs::read_to_string(entry.path()).ok()?).ok()?;
+            Some((route.key(), (entry.path(), route)))
+        });
+        routes.collect()
+    }
+
+    /// Writes a manifest and waits until every running gateway serves it as it is now. Returns the manifest.
+    pub async fn channel(&self, manifest: Manifest) -> Manifest {
+        let mut all = self.all_channels(vec![manifest]).await;
+        all.remove(0)
+    }
+
+    /// [`Installation::channel`] for many at once.
+    pub async fn all_channels(&self, manifests: Vec<Manifest>) -> Vec<Manifest> {
+        let before = self.route_files();
+        let mut changes = Vec::new();
+        for gateway in self.running() {
+            changes.push(applied(gateway).await);
+        }
+        manifests.iter().for_each(|manifest| self.write(manifest));
+        let mut changed = 0;
+        for manifest in &manifests {
+            let key = manifest.key();
+            let old = before.get(&key).map(|(_, route)| route.digest());
+            let what = format!("the operator writes the Route of {key}");
+            eventually(PATIENCE, &what, || {
+                let route = self.route_files().remove(&key).filter(|(_, route)| route.state == RouteState::Active);
+                std::future::ready(route.is_some_and(|(_, route)| Some(route.digest()) != old))
+            })
+            .await;
+            changed += 1;
+        }
+        for (gateway, before) in self.running().zip(changes) {
+            eventually(PATIENCE, "the gateway applies the Routes", || async {
+                let now = applied(gateway).await;
+                (now >= before + f64::from(changed)).then_some(()).ok_or((before, now))
+            })
+            .await;
+            for manifest in manifests.iter().filter(|manifest| manifest.is_public()) {
+                let request = Request::get(gateway.url() + &manifest.path()).header("accept", "text/event-stream");
+                eventually(PATIENCE, "the gateway serves the channel", || async {
+                    request.open().await.is_ok_and(|response| response.status() == 200)
+                })
+                .await;
+            }
+        }
+        manifests
+    }
+
+    /// The gateways that were not ended.
+    pub fn running(&self) -> impl Iterator<Item = &Gateway> {
+        self.gateways.iter().filter(|gateway| gateway.is_started())
+    }
+
+    /// The URL of a channel's events on a gateway.
+    pub fn url(&self, gateway: usize, manifest: &Manifest, parameters: &[(&str, &str)]) -> String {
+        self.gateways[gateway].url() + &manifest.path_with(parameters)
+    }
+
+    /// A client of a channel on a gateway, not yet connected.
+    pub fn client(&self, gateway: usize, manifest: &Manifest, parameters: &[(&str, &str)]) -> Client {
+        Client::new(self.url(gateway, manifest, parameters))
+    }
+
+    /// A client that has connected and been told where it stands: nothing published from here on escapes it.
+    pub async fn subscribe(&self, gateway: usize, manifest: &Manifest, parameters: &[(&str, &str)]) -> EventSource {
+        let mut source = self.client(gateway, manifest, parameters).open();
+        source.next_open().await;
+        source.wait_for("the head of the stream", |record| (record.len() > 2).then_some(())).await;
+        source
+    }
+
+    /// JetStream over a connection of the test's own.
+    pub async fn jetstream(&self) -> jetstream::Context {
+        self.nats.jetstream().await
+    }
+
+    /// Waits until a gateway has this many subscribers.
+    pub async fn subscribers(&self, gateway: usize, count: u32) {
+        eventually(PATIENCE, &format!("the gateway has {count} subscribers"), || async {
+            let now = self.gateways[gateway].metrics().await.sum("tidings_subscribers");
+            (now == f64::from(count)).then_some(()).ok_or(now)
+        })
+        .await;
+    }
+}
+
+/// How many Route changes a gateway has applied.
+async fn applied(gateway: &Gateway) -> f64 {
+    gateway.metrics().await.sum_where("tidings_route_changes_total", &["change=\"applied\""])
+}
+
+/// How long a gateway waits between two looks at a quiet channel, at most; a repair takes that long and some.
+pub const TAIL_CHECK: Duration = Duration::from_secs(30);
