@@ -281,3 +281,36 @@ pub fn entry(source: &Source, publication: Publication) -> Arc<Entry> {
     let frame = source.framing.publication(&publication, Some(mark.position(source.epoch)));
     Arc::new(Entry { sequence: publication.sequence, time: publication.time, topic: publication.topic, frame })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(from: u64) -> Key {
+        Key { channel: 1, epoch: Epoch::from_nanos(1), topics: None, from }
+    }
+
+    #[test]
+    fn the_same_range_is_one_flight() {
+        let (mut kept, now) = (Kept::default(), Instant::now());
+        let first = kept.flight(&key(0), now);
+        assert!(Arc::ptr_eq(&first, &kept.flight(&key(0), now)));
+        assert!(!Arc::ptr_eq(&first, &kept.flight(&key(512), now)));
+        let later = now + KEPT_FOR + Duration::from_millis(1);
+        assert!(!Arc::ptr_eq(&first, &kept.flight(&key(0), later)));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_in_bytes() {
+        let (mut kept, now) = (Kept::default(), Instant::now());
+        for n in 0..40 {
+            kept.flight(&key(n), now);
+            kept.landed(&key(n), 1 << 20);
+        }
+        assert!(kept.bytes <= KEPT_BYTES);
+        assert_eq!((kept.flights.len(), kept.order.len()), (32, 32));
+        // One that was forgotten while it was in the air counts for nothing.
+        kept.landed(&key(0), 1 << 20);
+        assert_eq!(kept.bytes, 32 << 20);
+    }
+}

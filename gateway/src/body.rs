@@ -104,8 +104,9 @@ impl EventStream {
             }
             Step::End(reason) => Poll::Ready(Some(self.last_words(reason))),
             Step::Read { after, floor } => {
-                self.live = false;
-                self.channel().metrics.fell_behind();
+                if std::mem::take(&mut self.live) {
+                    self.channel().metrics.fell_behind();
+                }
                 let behind = Behind { topics: self.subscriber.topics().clone(), after, floor };
                 self.behind = Some(self.channel().clone().read_behind(behind).boxed());
                 self.next(cx)

@@ -221,7 +221,10 @@ impl Fanout {
                 Next::Frames(batch)
             }
             None => {
-                cursor.after = self.log.head();
+                // A cursor may stand beyond the head, where another gateway has seen more than this one.
+                if self.log.head().sequence > cursor.after.sequence {
+                    cursor.after = self.log.head();
+                }
                 Next::Wait
             }
         }

@@ -18,6 +18,9 @@ const PING: Duration = Duration::from_secs(3);
 /// How long one request may take.
 pub const REQUEST: Duration = Duration::from_secs(3);
 
+/// How long a round trip is worth waiting for.
+const ROUND_TRIP: Duration = Duration::from_secs(1);
+
 /// How often the connection's state is looked at, beside its events: an event can be dropped.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -87,6 +90,14 @@ impl Link {
     /// The client, unless none has come to be yet.
     pub fn client(&self) -> Option<Client> {
         self.client.load().as_deref().cloned()
+    }
+
+    /// Waits until the server has read everything that was sent before: a request that nobody answers comes back at once.
+    pub async fn round_trip(&self) {
+        if let Some(client) = self.client() {
+            let nobody = client.new_inbox();
+            let _ = tokio::time::timeout(ROUND_TRIP, client.request(nobody, bytes::Bytes::new())).await;
+        }
     }
 
     /// What happens to the connection, to be waited on.

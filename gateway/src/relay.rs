@@ -255,6 +255,8 @@ async fn ephemeral(channel: &Arc<LiveChannel>, broker: &Broker) {
         }
         let mut health = link.health();
         let mut seen = *health.borrow_and_update();
+        // What is published from now on is ours to deliver.
+        link.round_trip().await;
         if sequence == 0 {
             channel.opened();
         } else {

@@ -99,6 +99,7 @@ pub async fn seat(
     snapshots: &Snapshots,
 ) -> Result<Seated, ReadError> {
     let route = channel.route();
+    let generation = channel.fanout().generation();
     let mut begin = match (&channel.reader, start) {
         (None, StartAt::Position(_)) => {
             let unknown = Some((GapReason::UnknownPosition, None, None));
@@ -118,6 +119,14 @@ pub async fn seat(
             }
         },
     };
+    let cursor = {
+        let mut fanout = channel.fanout();
+        if fanout.generation() != generation {
+            // What was just decided is about a stream that is gone.
+            return Err(ReadError::Replaced);
+        }
+        fanout.join(&topics, begin.after)
+    };
     let mut opening = vec![frame::opening(route.events.retry_milliseconds, begin.checkpoint)];
     let mut told = begin.checkpoint.map(|position| position.sequence);
     if let Some((reason, after, resumed)) = begin.gap {
@@ -132,7 +141,6 @@ pub async fn seat(
     }
     let beginning =
         Beginning { positions: channel.has_positions(), resumes: begin.resumes, keeps_all: channel.keeps_all(), told };
-    let cursor = channel.fanout().join(&topics, begin.after);
     Ok(Seated { subscriber: Subscriber::new(cursor, topics, beginning, begin.snapshot.take()), opening })
 }
 
@@ -261,12 +269,9 @@ async fn caught_up(channel: &LiveChannel, reader: &Reader) -> Result<Info, ReadE
         if epoch == info.epoch && head >= info.last {
             return Ok(info);
         }
-        if epoch != info.epoch || head > info.last {
-            channel.look();
-        }
-        // A deleted tail is proven by the leader, which takes the relay some questions: look again and again.
+        channel.look();
+        // Not for ever: with a replica that lags, or another stream under the name, the relay takes its time.
         if tokio::time::timeout(PATIENCE, channel.until_moved(head)).await.is_err() {
-            channel.look();
             return Ok(info);
         }
     }

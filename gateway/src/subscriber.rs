@@ -191,3 +191,135 @@ pub fn gap(reason: GapReason, after: Option<Position>, resumed: Option<Position>
     };
     frame::gap(&told, resumed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::{LogLimits, Mark};
+    use tidings_crds::position::Epoch;
+
+    const EPOCH: Epoch = Epoch::from_nanos(10);
+
+    fn entry(sequence: u64, topic: &str) -> Arc<Entry> {
+        Arc::new(Entry { sequence, time: sequence, topic: topic.into(), frame: Bytes::from(format!("<{sequence}>")) })
+    }
+
+    fn chunk(first: u64, through: u64, sequences: &[u64]) -> Arc<Chunk> {
+        Arc::new(Chunk { from: 0, through, first, entries: sequences.iter().map(|s| entry(*s, "a")).collect() })
+    }
+
+    /// A channel whose Log holds 11 and 12, with floor 10.
+    fn fanout() -> Fanout {
+        let mut fanout =
+            Fanout::new(EPOCH, Mark { sequence: 10, stamp: None }, 1, LogLimits { entries: 9, bytes: 1 << 20 });
+        fanout.append(entry(11, "a"), &mut Vec::new());
+        fanout.append(entry(12, "b"), &mut Vec::new());
+        fanout
+    }
+
+    fn subscriber(fanout: &mut Fanout, after: u64, resumes: bool) -> Subscriber {
+        let beginning = Beginning { positions: true, resumes, keeps_all: true, told: Some(after) };
+        let cursor = fanout.join(&TopicSet::all(), Mark { sequence: after, stamp: None });
+        Subscriber::new(cursor, TopicSet::all(), beginning, None)
+    }
+
+    fn events(step: Step) -> Bytes {
+        match step {
+            Step::Events(batch) => batch.bytes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_stream_behind_the_log_and_the_log_are_one_sequence() {
+        let mut fanout = fanout();
+        let mut reader = subscriber(&mut fanout, 7, true);
+        assert_eq!(reader.next(&fanout, 100), Step::Read { after: 7, floor: 10 });
+        assert_eq!(reader.take(chunk(1, 9, &[6, 8, 9])), None);
+        assert_eq!(events(reader.next(&fanout, 100)), "<8><9>");
+        assert_eq!(reader.next(&fanout, 100), Step::Read { after: 9, floor: 10 });
+        assert_eq!(reader.take(chunk(1, 10, &[])), None);
+        assert_eq!(events(reader.next(&fanout, 100)), "<11><12>");
+        assert_eq!(reader.next(&fanout, 100), Step::Wait);
+    }
+
+    #[test]
+    fn what_expired_is_told_to_those_who_come_back() {
+        let mut fanout = fanout();
+        let mut reader = subscriber(&mut fanout, 3, true);
+        let told = reader.take(chunk(9, 10, &[9, 10])).unwrap();
+        let id = Position { epoch: EPOCH, sequence: 8, stamp: None };
+        assert_eq!(told, gap(GapReason::Expired, Some(Position { sequence: 3, ..id }), Some(id)));
+        assert_eq!(events(reader.next(&fanout, 100)), "<9><10>");
+        let mut new = subscriber(&mut fanout, 3, false);
+        assert_eq!(new.take(chunk(9, 10, &[9, 10])), None, "who asked for all that exists has lost nothing");
+    }
+
+    #[test]
+    fn a_slow_reader_that_retention_overtakes_is_told() {
+        let mut fanout = fanout();
+        let mut reader = subscriber(&mut fanout, 3, false);
+        assert_eq!(reader.take(chunk(1, 5, &[4, 5])), None);
+        assert_eq!(events(reader.next(&fanout, 100)), "<4><5>");
+        assert!(reader.take(chunk(9, 10, &[9, 10])).is_some());
+    }
+
+    #[test]
+    fn a_filter_applies_behind_the_log_too() {
+        let mut fanout = fanout();
+        let topics = TopicSet::new(["b".parse().unwrap()]).unwrap();
+        let cursor = fanout.join(&topics, Mark { sequence: 3, stamp: None });
+        let beginning = Beginning { positions: true, resumes: true, keeps_all: true, told: None };
+        let mut reader = Subscriber::new(cursor, topics, beginning, None);
+        assert_eq!(reader.take(chunk(1, 10, &[4, 5])), None);
+        assert_eq!(events(reader.next(&fanout, 100)), "<12>");
+    }
+
+    #[test]
+    fn a_heartbeat_moves_the_checkpoint_once() {
+        let mut fanout = fanout();
+        let mut reader = subscriber(&mut fanout, 12, true);
+        assert_eq!(reader.heartbeat(), frame::COMMENT);
+        fanout.skip(Mark { sequence: 14, stamp: None });
+        assert_eq!(reader.next(&fanout, 100), Step::Wait);
+        assert_eq!(reader.heartbeat(), "id: a-14\n\n");
+        assert_eq!(reader.heartbeat(), frame::COMMENT);
+    }
+
+    #[test]
+    fn a_snapshot_comes_first_and_moves_no_checkpoint() {
+        let mut fanout = fanout();
+        let entries: Arc<[_]> = [entry(2, "a"), entry(5, "b")].into();
+        let cursor = fanout.join(&TopicSet::all(), Mark { sequence: 11, stamp: None });
+        let beginning = Beginning { positions: true, resumes: false, keeps_all: true, told: None };
+        let mut reader = Subscriber::new(cursor, TopicSet::all(), beginning, Some(Snapshot { entries }));
+        assert_eq!(events(reader.next(&fanout, 0)), "<2>");
+        assert_eq!(reader.heartbeat(), frame::COMMENT);
+        assert_eq!(events(reader.next(&fanout, 0)), "<5>");
+        assert_eq!(events(reader.next(&fanout, 0)), "<12>");
+    }
+
+    #[test]
+    fn a_replaced_stream_cuts_what_was_being_read() {
+        let mut fanout = fanout();
+        let mut reader = subscriber(&mut fanout, 3, true);
+        reader.take(chunk(1, 10, &[4, 5]));
+        fanout.reset(Epoch::from_nanos(11), Mark { sequence: 2, stamp: None }, 1, &mut Vec::new());
+        assert!(matches!(reader.next(&fanout, 100), Step::Gap(GapReason::Reset, _)));
+        assert_eq!(reader.next(&fanout, 100), Step::Read { after: 0, floor: 2 });
+    }
+
+    #[test]
+    fn without_positions_falling_behind_is_a_gap() {
+        let mut fanout = fanout();
+        let cursor = fanout.join(&TopicSet::all(), Mark { sequence: 3, stamp: None });
+        let beginning = Beginning { positions: false, resumes: false, keeps_all: true, told: None };
+        let mut reader = Subscriber::new(cursor, TopicSet::all(), beginning, None);
+        assert_eq!(
+            reader.next(&fanout, 100),
+            Step::Gap(GapReason::Dropped, "event: tidings.gap\ndata: {\"reason\":\"dropped\"}\n\n".into())
+        );
+        assert_eq!(events(reader.next(&fanout, 100)), "<11><12>");
+        assert_eq!(reader.heartbeat(), frame::COMMENT);
+    }
+}
