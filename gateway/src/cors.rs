@@ -3,7 +3,6 @@
 //! Origins are compared byte by byte, as browsers serialise them. Credentials are allowed only to an origin that the
 //! channel names, never to `*`.
 
-use axum::body::Body;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD,
@@ -11,6 +10,8 @@ use http::header::{
 };
 use http::{HeaderValue, Response, StatusCode};
 use tidings_crds::route::RouteCors;
+
+use crate::reply::{self, Reply};
 
 /// The methods of a channel's address.
 pub const METHODS: &str = "GET, HEAD, POST, OPTIONS";
@@ -21,8 +22,8 @@ const EXPOSED_HEADERS: &str = "Retry-After, WWW-Authenticate";
 const MAX_AGE_SECONDS: &str = "600";
 
 /// The answer to `OPTIONS`: a preflight, or the question for the methods. `cors` is absent for an unknown channel.
-pub fn options(cors: Option<&RouteCors>, request: &HeaderMap) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
+pub fn options(cors: Option<&RouteCors>, request: &HeaderMap) -> Reply {
+    let mut response = Response::new(reply::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     headers.insert(ALLOW, HeaderValue::from_static(METHODS));

@@ -40,9 +40,10 @@ struct Totals {
     routes: Gauge,
     routes_refused: Gauge,
     route_changes: Counters<RouteChange>,
+    early_requests: Counter,
     connections: Gauge,
     connections_accepted: Counter,
-    connections_refused: Counters<ConnectionRefusal>,
+    accept_pauses: Counter,
     connection_faults: Counters<ConnectionFault>,
     accept_errors: Counter,
     requests: Grid<Operation, Answer>,
@@ -82,16 +83,6 @@ closed_set! {
         Refused = "refused",
         /// Gone: marked as removed, or missing for longer than the grace.
         Removed = "removed",
-    }
-}
-
-closed_set! {
-    /// Why a connection was closed before it was served.
-    pub enum ConnectionRefusal {
-        /// As many connections as `--max-connections` allows.
-        Limit = "limit",
-        /// The gateway shuts down.
-        Draining = "draining",
     }
 }
 
@@ -136,14 +127,10 @@ closed_set! {
         BadRequest = "400",
         /// Unauthorized.
         Unauthorized = "401",
-        /// Forbidden.
-        Forbidden = "403",
         /// Not Found.
         NotFound = "404",
         /// Method Not Allowed.
         MethodNotAllowed = "405",
-        /// Not Acceptable.
-        NotAcceptable = "406",
         /// Request Timeout.
         RequestTimeout = "408",
         /// Content Too Large.
@@ -156,8 +143,12 @@ closed_set! {
         HeadersTooLarge = "431",
         /// Internal Server Error.
         Internal = "500",
+        /// Bad Gateway: NATS refused.
+        BadGateway = "502",
         /// Service Unavailable.
         Unavailable = "503",
+        /// Gateway Timeout: NATS did not acknowledge.
+        GatewayTimeout = "504",
         /// Any other.
         Other = "other",
     }
@@ -235,6 +226,11 @@ impl Metrics {
         self.totals.route_changes.one(change);
     }
 
+    /// A request came before the Routes were read.
+    pub fn early_request(&self) {
+        self.totals.early_requests.one();
+    }
+
     /// A connection was accepted.
     pub fn connection_opened(&self) {
         self.totals.connections_accepted.one();
@@ -246,9 +242,9 @@ impl Metrics {
         self.totals.connections.add(-1);
     }
 
-    /// A connection was closed before it was served.
-    pub fn connection_refused(&self, reason: ConnectionRefusal) {
-        self.totals.connections_refused.one(reason);
+    /// There was no room for another connection; it waits in the kernel's queue.
+    pub fn accept_paused(&self) {
+        self.totals.accept_pauses.one();
     }
 
     /// A connection ended in an error.
@@ -296,10 +292,12 @@ impl Collector for Totals {
         let help = "Route documents that cannot be read; their last good version is served";
         write(e, ("routes_refused", "", help), all(), |t| &t.routes_refused)?;
         write(e, ("route_changes", "change", "Changes of Routes"), all(), |t| &t.route_changes)?;
+        let help = "Requests for a channel before the routes were read";
+        write(e, ("early_requests", "", help), all(), |t| &t.early_requests)?;
         write(e, ("connections", "", "Open connections"), all(), |t| &t.connections)?;
         write(e, ("connections_accepted", "", "Connections accepted"), all(), |t| &t.connections_accepted)?;
-        let help = "Connections closed before they were served";
-        write(e, ("connections_refused", "reason", help), all(), |t| &t.connections_refused)?;
+        let help = "Times that no connection was accepted because as many as allowed were open";
+        write(e, ("accept_pauses", "", help), all(), |t| &t.accept_pauses)?;
         let help = "Connections that ended in an error";
         write(e, ("connection_errors", "kind", help), all(), |t| &t.connection_faults)?;
         let help = "Failures to accept a connection, as without file descriptors";

@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-use axum::body::Body;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 use crate::label::closed_set;
+use crate::reply::{self, Reply};
 
 closed_set! {
     /// The kinds of refusal; each has one status and one title.
@@ -137,7 +137,7 @@ impl Problem {
     }
 }
 
-impl From<Problem> for Response<Body> {
+impl From<Problem> for Reply {
     fn from(problem: Problem) -> Self {
         let document = Document {
             r#type: format!("urn:tidings:problem:{}", problem.kind),
@@ -146,7 +146,7 @@ impl From<Problem> for Response<Body> {
             detail: &problem.detail,
         };
         let json = serde_json::to_vec(&document).unwrap_or_default();
-        let mut response = Response::new(Body::from(json));
+        let mut response = Response::new(reply::full(json));
         *response.status_mut() = problem.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -164,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_problem_is_a_document_of_rfc_9457() {
-        let response: Response<Body> = Problem::invalid("write from=new").into();
+        let response: Reply = Problem::invalid("write from=new").into();
         assert_eq!(response.status(), StatusCode::BAD_REQUEST);
         assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_problem_brings_the_header_that_its_status_demands() {
-        let header = |problem: Problem, name| Response::from(problem).headers()[name].clone();
+        let header = |problem: Problem, name| Reply::from(problem).headers()[name].clone();
         assert_eq!(header(Problem::unauthorized(), WWW_AUTHENTICATE), r#"Bearer realm="tidings""#);
         assert_eq!(header(Problem::method_not_allowed("GET"), ALLOW), "GET");
         assert_eq!(header(Problem::new(ProblemKind::Unavailable, "").retry_after(0), RETRY_AFTER), "1");

@@ -58,6 +58,9 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// 10,000 files cost about 20 ms of `stat`, so every 5 s is next to nothing.
 const RESYNC: Duration = Duration::from_secs(5);
 
+/// A directory that does not exist yet cannot be watched: `stat` is all there is.
+const RETRY: Duration = Duration::from_millis(250);
+
 /// A Route is a few kilobytes; this is no Route.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -143,6 +146,10 @@ impl RouteFiles {
             };
             for change in self.publish(outcome, &routes, &metrics) {
                 changed(&change.key, change.route);
+            }
+            if self.failing {
+                tokio::time::sleep(RETRY).await;
+                continue;
             }
             let wait = self.table.next_expiry().map_or(RESYNC, |at| at.duration_since(Instant::now()).min(RESYNC));
             if tokio::time::timeout(wait, wake.notified()).await.is_ok() {

@@ -1,0 +1,127 @@
+//! The accept loop of a port: as many connections as there is room for, each a task that this loop owns.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::connection::{Handler, Protocol};
+use crate::metrics::Metrics;
+use crate::room::Room;
+
+/// One port and everything that serves it.
+pub struct Port<H> {
+    /// `public` or `admin`, for the log.
+    pub name: &'static str,
+    /// The listening socket.
+    pub listener: TcpListener,
+    /// How connections are served.
+    pub protocol: Protocol,
+    /// How many there may be.
+    pub room: Arc<Room>,
+    /// Who answers.
+    pub handler: Arc<H>,
+    /// Counts connections; absent for the admin port, whose scrapes are nobody's traffic.
+    pub metrics: Option<Arc<Metrics>>,
+}
+
+/// The pause after a failed accept; it doubles up to the second one. Without file descriptors `accept` fails at once,
+/// again and again, and would keep a core busy with it.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+// === impl Port ===
+
+impl<H: Handler> Port<H> {
+    /// Accepts until `leave`, then waits until every connection has ended by itself. Whoever cannot wait drops the
+    /// future: that ends the connections too.
+    pub async fn serve(self, leave: CancellationToken) {
+        let port = Arc::new(self);
+        let connections = TaskTracker::new();
+        let cut = CancellationToken::new();
+        let _cut_when_dropped = cut.clone().drop_guard();
+        let mut pause = PAUSE.0;
+        loop {
+            let Some(place) = leave.run_until_cancelled(port.place()).await.flatten() else { break };
+            match leave.run_until_cancelled(port.listener.accept()).await {
+                None => break,
+                Some(Ok((stream, peer))) => {
+                    pause = PAUSE.0;
+                    let (port, leave, cut) = (port.clone(), leave.clone(), cut.clone());
+                    connections.spawn(async move {
+                        cut.run_until_cancelled(port.connection(stream, peer, leave)).await;
+                        drop(place);
+                    });
+                }
+                Some(Err(error)) if is_the_peer_s(&error) => {}
+                Some(Err(error)) => {
+                    if let Some(metrics) = &port.metrics {
+                        metrics.accept_error();
+                    }
+                    warn!(port = port.name, %error, ?pause, "Failed to accept a connection; trying again.");
+                    leave.run_until_cancelled(tokio::time::sleep(pause)).await;
+                    pause = (pause * 2).min(PAUSE.1);
+                }
+            }
+        }
+        connections.close();
+        connections.wait().await;
+    }
+
+    async fn place(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        if let Some(place) = self.room.try_enter() {
+            return Some(place);
+        }
+        if let Some(metrics) = &self.metrics {
+            metrics.accept_paused();
+        }
+        debug!(port = self.name, connections = self.room.most(), "No room for another connection.");
+        self.room.enter().await
+    }
+
+    async fn connection(&self, stream: TcpStream, peer: SocketAddr, leave: CancellationToken) {
+        let _open = self.metrics.clone().map(Open::new);
+        if let Err(fault) = self.protocol.serve(stream, peer, self.handler.clone(), leave).await {
+            if let Some(metrics) = &self.metrics {
+                metrics.connection_fault(fault);
+            }
+            debug!(port = self.name, %peer, fault = fault.as_str(), "A connection failed.");
+        }
+    }
+}
+
+/// Errors of one connection that was gone before it was accepted (accept(2)); the next one is fine.
+fn is_the_peer_s(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted
+            | Kind::ConnectionReset
+            | Kind::ConnectionRefused
+            | Kind::NetworkDown
+            | Kind::NetworkUnreachable
+            | Kind::HostUnreachable
+            | Kind::TimedOut
+            | Kind::Interrupted
+    )
+}
+
+/// Counts one connection for as long as it is there, however it ends.
+struct Open(Arc<Metrics>);
+
+impl Open {
+    fn new(metrics: Arc<Metrics>) -> Self {
+        metrics.connection_opened();
+        Self(metrics)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connection_closed();
+    }
+}

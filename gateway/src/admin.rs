@@ -1,0 +1,106 @@
+//! The admin port: `/livez`, `/readyz`, `/metrics`.
+//!
+//! Alive means that the process answers. Ready means that a subscriber would be served; the body says what is missing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use tracing::error;
+
+use crate::connection::Handler;
+use crate::drain::{Drain, Phase};
+use crate::hub::Hub;
+use crate::metrics::{CONTENT_TYPE, Metrics};
+use crate::problem::Problem;
+use crate::reply::{self, Reply};
+use crate::routes::Routes;
+
+/// The admin port.
+pub struct Admin {
+    /// The Routes in force.
+    pub routes: Arc<Routes>,
+    /// Knows whether NATS is connected.
+    pub hub: Hub,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether the process is on its way out.
+    pub drain: Arc<Drain>,
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+// === impl Admin ===
+
+impl Handler for Admin {
+    async fn handle(&self, request: Request<Incoming>, _: SocketAddr) -> Reply {
+        self.answer(request.method(), request.uri().path())
+    }
+}
+
+impl Admin {
+    /// Answers one request.
+    pub fn answer(&self, method: &Method, path: &str) -> Reply {
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            return Problem::method_not_allowed("GET, HEAD").into();
+        }
+        match path {
+            "/livez" => reply::document(TEXT, "alive\n"),
+            "/readyz" => {
+                let phase = self.drain.phase();
+                readiness(self.hub.is_connected(), self.routes.is_loaded(), phase)
+            }
+            "/metrics" => match self.metrics.text() {
+                Ok(text) => reply::document(CONTENT_TYPE, text),
+                Err(error) => {
+                    error!(%error, "Failed to write the metrics.");
+                    failed(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written; see the log\n")
+                }
+            },
+            _ => Problem::not_found("this port has /livez, /readyz and /metrics").into(),
+        }
+    }
+}
+
+/// One line for each thing that is missing.
+fn readiness(connected: bool, loaded: bool, phase: Phase) -> Reply {
+    let missing: String = [
+        (!connected, "NATS is not connected\n"),
+        (!loaded, "the routes have not been read\n"),
+        (phase > Phase::Serving, "shutting down\n"),
+    ]
+    .into_iter()
+    .filter_map(|(missing, line)| missing.then_some(line))
+    .collect();
+    if missing.is_empty() { reply::document(TEXT, "ready\n") } else { failed(StatusCode::SERVICE_UNAVAILABLE, missing) }
+}
+
+fn failed(status: StatusCode, text: impl Into<bytes::Bytes>) -> Reply {
+    let mut reply = reply::document(TEXT, text);
+    *reply.status_mut() = status;
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    #[tokio::test]
+    async fn readiness_names_all_that_is_missing() {
+        let nats = "NATS is not connected\n";
+        let routes = "the routes have not been read\n";
+        for (connected, loaded, phase, status, body) in [
+            (true, true, Phase::Serving, 200, "ready\n".to_owned()),
+            (false, true, Phase::Serving, 503, nats.to_owned()),
+            (false, false, Phase::Serving, 503, format!("{nats}{routes}")),
+            (true, true, Phase::Leaving, 503, "shutting down\n".to_owned()),
+            (true, true, Phase::Draining, 503, "shutting down\n".to_owned()),
+        ] {
+            let reply = readiness(connected, loaded, phase);
+            assert_eq!(reply.status(), status);
+            assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), body);
+        }
+    }
+}

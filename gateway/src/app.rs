@@ -1,0 +1,269 @@
+//! The public port: which request goes where, and what every answer has in common.
+//!
+//! ```text
+//! request ─▶ path and method ─▶ query, headers (400) ─▶ Route, access (401, 404) ─▶ limits (200 path, 429) ─▶ Hub
+//!                                                                                                          │
+//! answer  ◀─ count, log ◀─ CORS ◀──────────────────────────────────────────────────────────────────────────┘
+//! ```
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Uri};
+use http_body::Body;
+use hyper::body::Incoming;
+use tracing::debug;
+
+use crate::access;
+use crate::client::Client;
+use crate::config::RequestLimits;
+use crate::connection::Handler;
+use crate::cors;
+use crate::demo;
+use crate::drain::{Drain, Phase};
+use crate::hub::{Hub, Subscribe};
+use crate::metrics::{Metrics, Operation, PostOutcome, TurnedAway};
+use crate::problem::{Problem, ProblemKind};
+use crate::publish::{self, Posted};
+use crate::reply::Reply;
+use crate::retry;
+use crate::room::Room;
+use crate::routes::{Routes, Served};
+use crate::subscribe::{Asked, OpenStream};
+
+/// The public port.
+pub struct App {
+    /// The Routes in force.
+    pub routes: Arc<Routes>,
+    /// Where streams come from and publications go to.
+    pub hub: Hub,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether the process is on its way out.
+    pub drain: Arc<Drain>,
+    /// How much room there is for connections.
+    pub room: Arc<Room>,
+    /// What a request may cost.
+    pub limits: RequestLimits,
+    /// Whether `/` is the demo page.
+    pub demo: bool,
+}
+
+/// Long enough for 64 topics of a usual length.
+const MAX_URI_BYTES: usize = 8 << 10;
+
+/// One channel's request: all that is known before the channel is looked at.
+struct Call<'r> {
+    uri: &'r Uri,
+    headers: &'r HeaderMap,
+    client: Client,
+    served: Option<Arc<Served>>,
+}
+
+// === impl App ===
+
+impl Handler for App {
+    async fn handle(&self, request: Request<Incoming>, peer: SocketAddr) -> Reply {
+        self.answer(request, peer).await
+    }
+}
+
+impl App {
+    /// Answers one request.
+    pub async fn answer<B>(&self, request: Request<B>, peer: SocketAddr) -> Reply
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let started = Instant::now();
+        let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
+        let (operation, reply) = if uri.path_and_query().is_some_and(|text| text.as_str().len() > MAX_URI_BYTES) {
+            let problem =
+                Problem::new(ProblemKind::UriTooLong, "an address has at most 8 KiB: use wildcards in topics");
+            (Operation::Other, problem.into())
+        } else if let Some(key) = channel_key(uri.path()) {
+            let served = self.routes.get(&key);
+            let client = Client::of(peer.ip(), &headers, &self.limits.trusted_proxies);
+            let call = Call { uri: &uri, headers: &headers, client, served };
+            let (operation, mut reply) = self.channel(&call, request).await;
+            let cors = call.served.as_ref().map(|served| &served.route.cors);
+            cors::allow(cors, &headers, reply.headers_mut());
+            (operation, reply)
+        } else {
+            (Operation::Other, self.elsewhere(&method, uri.path()))
+        };
+        self.metrics.request(operation, reply.status());
+        // Never the query: it may hold a token.
+        debug!(%method, path = uri.path(), status = reply.status().as_u16(), %peer, took = ?started.elapsed(), "Answered.");
+        reply
+    }
+
+    async fn channel<B>(&self, call: &Call<'_>, request: Request<B>) -> (Operation, Reply)
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let refused = |problem: Problem| problem.into();
+        match *request.method() {
+            Method::GET => (Operation::Subscribe, self.subscribe(call, false).await.unwrap_or_else(refused)),
+            Method::HEAD => (Operation::Head, self.subscribe(call, true).await.unwrap_or_else(refused)),
+            Method::POST => (Operation::Publish, self.publish(call, request).await.unwrap_or_else(refused)),
+            Method::OPTIONS => {
+                let cors = call.served.as_ref().map(|served| &served.route.cors);
+                (Operation::Options, cors::options(cors, call.headers))
+            }
+            _ => (Operation::Other, Problem::method_not_allowed(cors::METHODS).into()),
+        }
+    }
+
+    fn elsewhere(&self, method: &Method, path: &str) -> Reply {
+        match (path, method) {
+            ("/", &Method::GET | &Method::HEAD) if self.demo => demo::page(),
+            ("/", _) if self.demo => Problem::method_not_allowed("GET, HEAD").into(),
+            _ => Problem::not_found("channels are at /channels/{namespace}/{name}/events").into(),
+        }
+    }
+
+    async fn subscribe(&self, call: &Call<'_>, head: bool) -> Result<Reply, Problem> {
+        let started = Instant::now();
+        let asked = Asked::parse(call.uri.query(), call.headers)?;
+        if let Some(reply) = self.early(call) {
+            return Ok(reply);
+        }
+        let grant = call.served.as_ref().map(|served| &served.route.access.subscribe);
+        let topics = access::narrowed(&access::granted(grant)?, &asked.topics)?;
+        let Some(served) = &call.served else { return Err(Problem::unauthorized()) };
+        asked.fits(&served.route)?;
+        if head {
+            return Ok(OpenStream::head());
+        }
+        let place = match self.place(served, call.client) {
+            Ok(place) => place,
+            Err(reason) => return Ok(self.turn_away(call, served, reason)),
+        };
+        match self.hub.subscribe(&served.route, Subscribe { topics, start: asked.start }).await {
+            Ok(events) => {
+                self.metrics.subscribed_after(started.elapsed());
+                Ok(OpenStream::reply(events, place))
+            }
+            Err(error) => {
+                debug!(channel = %served.route.key(), %error, "Failed to open a stream.");
+                Ok(self.turn_away(call, served, TurnedAway::Broker))
+            }
+        }
+    }
+
+    /// The gateway's own limits first, then the channel's.
+    fn place(&self, served: &Served, client: Client) -> Result<crate::limit::Place, TurnedAway> {
+        if self.drain.phase() >= Phase::Draining {
+            return Err(TurnedAway::Draining);
+        }
+        let full = self.limits.subscribers.is_some_and(|most| self.hub.subscribers() >= most);
+        if full || self.room.is_tight() {
+            return Err(TurnedAway::Connections);
+        }
+        served.usage.admit(&served.route.limits, client, Instant::now())
+    }
+
+    fn turn_away(&self, call: &Call<'_>, served: &Served, reason: TurnedAway) -> Reply {
+        served.metrics(&self.metrics).turned_away(reason);
+        let why = match reason {
+            TurnedAway::Connections => "as many streams as allowed are open: come back later",
+            TurnedAway::ConnectRate => "too many new streams at once: come back later",
+            TurnedAway::Client => "this client has as many streams open as allowed: close one",
+            TurnedAway::Draining => "this gateway shuts down: come back, to another one",
+            TurnedAway::Broker => "NATS does not answer: come back later",
+        };
+        let base = Duration::from_millis(served.route.events.retry_milliseconds.into());
+        // Over another connection, where this one is in the way or leads to the wrong gateway.
+        let close = matches!(reason, TurnedAway::Connections | TurnedAway::Draining);
+        retry::later(call.headers, retry::jittered(base, &mut rand::rng()), why, close)
+    }
+
+    /// Before the Routes were read, an unknown channel may only not be known yet: no reason to refuse it for good.
+    fn early(&self, call: &Call<'_>) -> Option<Reply> {
+        if call.served.is_some() || self.routes.is_loaded() {
+            return None;
+        }
+        self.metrics.early_request();
+        let delay = retry::jittered(retry::DEFAULT, &mut rand::rng());
+        Some(retry::later(call.headers, delay, "this gateway has just started: come back later", true))
+    }
+
+    async fn publish<B>(&self, call: &Call<'_>, request: Request<B>) -> Result<Reply, Problem>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let posted = Posted::parse(call.uri.query(), call.headers)?;
+        if call.served.is_none() && !self.routes.is_loaded() {
+            self.metrics.early_request();
+            let detail = "this gateway has just started: come back later";
+            return Err(Problem::new(ProblemKind::Unavailable, detail).retry_after(1));
+        }
+        let granted = access::granted(call.served.as_ref().map(|served| &served.route.access.publish))?;
+        let Some(served) = &call.served else { return Err(Problem::unauthorized()) };
+        if !granted.matches(&posted.topic) {
+            return Err(Problem::not_found("the channel does not let everybody publish to this topic"));
+        }
+        let counts = served.metrics(&self.metrics);
+        let count = |outcome: PostOutcome| {
+            move |problem: Problem| {
+                counts.posted(outcome);
+                problem
+            }
+        };
+        posted.fits(&served.route).map_err(count(PostOutcome::Invalid))?;
+        if let Err(wait) = served.usage.post(&served.route.limits, Instant::now()) {
+            let problem = Problem::new(ProblemKind::TooManyRequests, "the channel's limit per second is reached");
+            return Err(count(PostOutcome::Limited)(problem.retry_after(wait.as_secs())));
+        }
+        let limit = self.limits.publish_bytes.min(served.route.events.max_event_bytes);
+        let data =
+            publish::data(request, limit, self.limits.body_timeout).await.map_err(count(PostOutcome::Invalid))?;
+        let started = Instant::now();
+        match self.hub.publish(&served.route, posted.with(data)).await {
+            Ok(published) => {
+                self.metrics.published_after(started.elapsed());
+                let (outcome, reply) = publish::acknowledgement(&served.route, published);
+                counts.posted(outcome);
+                Ok(reply)
+            }
+            Err(error) => {
+                let (outcome, problem) = publish::failure(&error);
+                Err(count(outcome)(problem))
+            }
+        }
+    }
+}
+
+/// `namespace/name` of `/channels/{namespace}/{name}/events`.
+fn channel_key(path: &str) -> Option<String> {
+    let (namespace, name) = path.strip_prefix("/channels/")?.strip_suffix("/events")?.split_once('/')?;
+    let whole = !namespace.is_empty() && !name.is_empty() && !name.contains('/');
+    whole.then(|| format!("{namespace}/{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_is_named_by_its_path() {
+        for (path, key) in [
+            ("/channels/demo/hello/events", Some("demo/hello")),
+            ("/channels/demo/hello/events/", None),
+            ("/channels/demo/hello", None),
+            ("/channels//hello/events", None),
+            ("/channels/demo//events", None),
+            ("/channels/a/b/c/events", None),
+            ("/channels/demo/events", None),
+            ("/channels/events", None),
+            ("/", None),
+        ] {
+            assert_eq!(channel_key(path).as_deref(), key, "{path}");
+        }
+    }
+}

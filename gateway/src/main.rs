@@ -1,0 +1,15 @@
+//! The gateway's process.
+
+use anyhow::Context;
+use clap::Parser;
+use tidings_gateway::config::{Arguments, Config};
+use tidings_gateway::signal::Signals;
+use tidings_gateway::{run, telemetry};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let config = Config::from(Arguments::parse());
+    telemetry::start(&config).context("--log cannot be read")?;
+    run::run(config, Signals::new()?).await?;
+    Ok(())
+}

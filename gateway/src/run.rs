@@ -1,0 +1,172 @@
+//! The whole gateway: binds, connects, serves, and leaves when asked to.
+//!
+//! Every task is owned here. The tasks of the core never end while the gateway serves; if one does, the process ends
+//! with an error, and whoever watches it starts a new one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::accept::Port;
+use crate::admin::Admin;
+use crate::app::App;
+use crate::broker::{Broker, BrokerError, BrokerOptions};
+use crate::config::{Config, ConnectionLimits};
+use crate::connection::Protocol;
+use crate::drain::{Drain, DrainTimes, Phase};
+use crate::hub::{Hub, HubSettings};
+use crate::listener::{ListenFailed, listen};
+use crate::metrics::Metrics;
+use crate::room::Room;
+use crate::routes::{RouteFiles, Routes};
+use crate::signal::{Ask, Signals};
+
+/// Why the gateway ended in an error.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A port is taken, or not ours.
+    #[error(transparent)]
+    Listen(#[from] ListenFailed),
+    /// The address of NATS is none.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// A task that must not end has ended.
+    #[error("{0} has ended")]
+    Ended(&'static str),
+}
+
+/// What NATS lists the connections as.
+const NAME: &str = "tidings-gateway";
+
+/// The admin port serves probes and scrapes: few, and never the public's.
+const ADMIN_CONNECTIONS: u32 = 64;
+
+/// From the last stream's end to the last connection's.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// Beyond the drain window, for streams that are slow to end.
+const LATE: Duration = Duration::from_secs(3);
+
+/// Ctrl-C: no load balancer, and a person who waits.
+const QUICK: DrainTimes = DrainTimes { delay: Duration::ZERO, window: Duration::from_secs(1) };
+
+/// Runs the gateway until a signal ends it, or a fault.
+pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
+    let metrics = Metrics::new(config.metrics_channels);
+    let (drain, routes) = (Arc::new(Drain::new()), Arc::new(Routes::default()));
+    // Both ports before anything else: a taken one is the most likely fault.
+    let (admin, public) = (listen(config.admin)?, listen(config.listen)?);
+    let broker = Broker::connect(&BrokerOptions { url: config.nats, name: NAME.to_owned() }, metrics.clone())?;
+    let hub = Hub::new(broker, metrics.clone(), HubSettings::default());
+
+    let leave = CancellationToken::new();
+    let room = Arc::new(Room::within_open_file_limit(config.connections.connections));
+    let address =
+        |listener: &tokio::net::TcpListener| listener.local_addr().map(|at| at.to_string()).unwrap_or_default();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = address(&public),
+        admin = address(&admin),
+        connections = room.most(),
+        "Listening."
+    );
+
+    let mut core = JoinSet::new();
+    let admin = Port {
+        name: "admin",
+        listener: admin,
+        protocol: Protocol::new(&ConnectionLimits { connections: None, ..config.connections.clone() }),
+        room: Arc::new(Room::new(ADMIN_CONNECTIONS)),
+        handler: Arc::new(Admin {
+            routes: routes.clone(),
+            hub: hub.clone(),
+            metrics: metrics.clone(),
+            drain: drain.clone(),
+        }),
+        metrics: None,
+    };
+    // The admin port answers to the very end.
+    core.spawn(async move {
+        admin.serve(CancellationToken::new()).await;
+        "the admin port"
+    });
+    let followed = {
+        let (routes, metrics, hub) = (routes.clone(), metrics.clone(), hub.clone());
+        let files = RouteFiles::new(config.routes);
+        async move {
+            let error = files.follow(routes, metrics, move |key, route| hub.route_changed(key, route)).await;
+            error!(%error, "Failed to follow the routes.");
+            "the reader of routes"
+        }
+    };
+    core.spawn(followed);
+    let public = Port {
+        name: "public",
+        listener: public,
+        protocol: Protocol::new(&config.connections),
+        room: room.clone(),
+        handler: Arc::new(App {
+            routes,
+            hub: hub.clone(),
+            metrics: metrics.clone(),
+            drain: drain.clone(),
+            room,
+            limits: config.requests,
+            demo: config.demo,
+        }),
+        metrics: Some(metrics.clone()),
+    };
+    let mut public = tokio::spawn(public.serve(leave.clone()));
+
+    let ask = tokio::select! {
+        ask = signals.next() => ask,
+        ended = core.join_next() => {
+            let name = ended.and_then(Result::ok).unwrap_or("a core task, by a panic,");
+            return Err(RunError::Ended(name));
+        }
+        _ = &mut public => return Err(RunError::Ended("the public port")),
+    };
+    let times = match ask {
+        Ask::Orderly => config.drain,
+        Ask::Quick => QUICK,
+    };
+    tokio::select! {
+        () = depart(times, &hub, &drain, &metrics) => {}
+        _ = signals.next() => {
+            warn!(subscribers = hub.subscribers(), "Asked again: ending at once.");
+            return Ok(());
+        }
+    }
+    leave.cancel();
+    if timeout(CLOSING, public).await.is_err() {
+        warn!("Some connections did not close in time.");
+    }
+    if timeout(CLOSING, hub.close()).await.is_err() {
+        warn!("The connections to NATS did not close in time.");
+    }
+    info!("Ended.");
+    Ok(())
+}
+
+/// From the signal to the last stream's end.
+async fn depart(times: DrainTimes, hub: &Hub, drain: &Drain, metrics: &Metrics) {
+    info!(subscribers = hub.subscribers(), delay = ?times.delay, window = ?times.window, "Leaving.");
+    metrics.draining();
+    drain.enter(Phase::Leaving);
+    sleep(times.delay).await;
+    drain.enter(Phase::Draining);
+    info!(subscribers = hub.subscribers(), "Draining.");
+    hub.drain(times.window);
+    let deadline = Instant::now() + times.window + LATE;
+    while hub.subscribers() > 0 {
+        if Instant::now() >= deadline {
+            warn!(subscribers = hub.subscribers(), "Some streams did not end in time.");
+            return;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
