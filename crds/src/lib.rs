@@ -9,6 +9,7 @@
 //!   CustomResourceDefinition; [`schema`]: its schema, applied without an API server; [`fault`]: what is wrong where.
 //! - [`subject`], [`topic`], [`template`]: NATS subjects, the patterns over them, what subscribers filter by, and what
 //!   they are granted.
+//! - [`manifest`]: Channels written in files.
 //! - [`position`]: where a subscriber stands, written as an SSE id.
 //! - [`route`]: what the operator tells gateways about one Channel.
 //!
@@ -26,6 +27,8 @@ pub mod grants;
 pub mod history;
 pub mod key;
 pub mod limits;
+mod locate;
+pub mod manifest;
 pub mod position;
 pub mod quantity;
 pub mod route;

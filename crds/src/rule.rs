@@ -35,7 +35,7 @@ pub const DUPLICATE_WINDOW_SECONDS: i64 = 120;
 
 /// One rule over a specification and the name of its Channel.
 struct Rule {
-    /// Below `spec`, as the API server wants it; empty for a rule over the whole object.
+    /// As the API server wants it, below `spec` or below the whole object; empty where it does not know the field.
     path: &'static str,
     cel: &'static str,
     message: &'static str,
@@ -87,7 +87,7 @@ const OBJECT_RULES: [Rule; 2] = [
         holds: |name, _| is_label(name),
     },
     Rule {
-        path: "",
+        path: ".spec.subjects",
         // No regular expression with the name in it: its length is unknown to the cost estimate, which would refuse it.
         cel: r"!has(self.spec.subjects) || self.spec.subjects.all(s, !s.startsWith('tidings.') || (size(s.split('.')) >= 3 && s.split('.')[2] == self.metadata.name && !(s.split('.')[1] in ['', '*', '>'])))",
         message: "below tidings. a Channel has only tidings.NAMESPACE.NAME of its own: leave spec.subjects out for these, or name subjects outside tidings.",
@@ -245,7 +245,9 @@ const TRANSITIONS: [Transition; 3] = [
 
 /// What is wrong with a specification, and with the name of its Channel, beyond the schema.
 pub fn broken(name: &str, spec: &ChannelSpec) -> Vec<Fault> {
-    let object = OBJECT_RULES.iter().filter(|rule| !(rule.holds)(name, spec)).map(|rule| Fault::new("", rule.message));
+    let broken = OBJECT_RULES.iter().filter(|rule| !(rule.holds)(name, spec));
+    let path = |rule: &Rule| rule.path.strip_prefix('.').unwrap_or("metadata.name");
+    let object = broken.map(|rule| Fault::new(path(rule), rule.message));
     object.chain(broken_in_spec(spec)).collect()
 }
 

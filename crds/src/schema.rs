@@ -12,6 +12,9 @@ use serde_json::{Map, Value};
 use crate::definition::schema;
 use crate::fault::Fault;
 
+/// A DNS label, as the schema writes it.
+const LABEL_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+
 /// What is wrong with `value` at `path`, an object's part that the schema at `path` describes (`spec`, `status`).
 ///
 /// Unknown fields are faults, as they are for `kubectl apply`. `null` is the same as absence.
@@ -85,13 +88,16 @@ fn check_object(schema: &Value, object: &Map<String, Value>, path: &str, faults:
 fn check_text(schema: &Value, text: &str) -> Option<String> {
     if let Some(known) = schema.get("enum").and_then(Value::as_array) {
         let known: Vec<&str> = known.iter().filter_map(Value::as_str).collect();
-        return (!known.contains(&text)).then(|| format!("write {}, not {text:?}", known.join(", ")));
+        return (!known.contains(&text)).then(|| format!("write {}, not {text:?}", known.join(" or ")));
     }
     if let Some(message) = outside(schema, "Length", text.chars().count(), "characters") {
         return Some(message);
     }
     let pattern = schema.get("pattern").and_then(Value::as_str)?;
-    (!matches(pattern, text)).then(|| format!("{text:?} does not match {pattern}"))
+    (!matches(pattern, text)).then(|| match pattern {
+        LABEL_PATTERN => format!("write lower case letters, digits and dashes, not {text:?}"),
+        _ => format!("{text:?} does not match {pattern}"),
+    })
 }
 
 fn check_number(schema: &Value, number: &serde_json::Number) -> Option<String> {
@@ -120,6 +126,7 @@ fn check_number(schema: &Value, number: &serde_json::Number) -> Option<String> {
 fn outside(schema: &Value, what: &str, count: usize, unit: &str) -> Option<String> {
     let bound = |end: &str| schema.get(format!("{end}{what}")).and_then(Value::as_u64).map(|n| usize::try_from(n).ok());
     match (bound("min").flatten(), bound("max").flatten()) {
+        (Some(1), _) if count == 0 => Some("write something here, or leave the field out".to_owned()),
         (Some(min), _) if count < min => Some(format!("write at least {min} {unit}, not {count}")),
         (_, Some(max)) if count > max => Some(format!("write at most {max} {unit}, not {count}")),
         _ => None,
