@@ -5,6 +5,7 @@
 //! - [`process`]: one program; [`nats`], [`gateway`], [`operator`]: the three that Tidings consists of;
 //!   [`installation`]: all of them together on directories.
 //! - [`manifest`], [`publisher`]: what goes in. [`sse`], [`event_source`], [`web`], [`metrics`]: what comes out.
+//! - [`truth`], [`ledger`]: what was stored, and whether a record of a client agrees with it.
 //! - [`nats_protocol`], [`proxy`], [`raw`]: a bad network, and a publisher with bad manners.
 //! - `kube_*`, [`control_plane`], [`api_audit`], [`reaper`]: a real Kubernetes API server.
 
@@ -21,6 +22,7 @@ pub mod kube_pod;
 pub mod kube_release;
 pub mod kube_server;
 pub mod kubectl;
+pub mod ledger;
 pub mod manifest;
 pub mod metrics;
 pub mod nats;
@@ -34,5 +36,6 @@ pub mod raw;
 pub mod reaper;
 pub mod seed;
 pub mod sse;
+pub mod truth;
 pub mod wait;
 pub mod web;
