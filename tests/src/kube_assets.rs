@@ -40,6 +40,38 @@ impl KubeAssets {
     }
 }
 
+/// What a cluster with nodes needs beside the control plane.
+#[derive(Clone, Debug)]
+pub struct NodeAssets {
+    /// The scheduler.
+    pub scheduler: PathBuf,
+    /// The node agent.
+    pub kubelet: PathBuf,
+    /// What makes Services work on a node.
+    pub kube_proxy: PathBuf,
+    /// The cluster's DNS, statically linked.
+    pub coredns: PathBuf,
+    /// What holds a pod's namespaces open, statically linked.
+    pub pause: PathBuf,
+    /// The package manager of the same Kubernetes version.
+    pub helm: PathBuf,
+}
+
+impl NodeAssets {
+    /// Builds all programs, unless that has been done.
+    pub async fn find() -> Result<NodeAssets> {
+        let built = build("nodes").await?;
+        Ok(NodeAssets {
+            scheduler: built.join("kube-scheduler"),
+            kubelet: built.join("kubelet"),
+            kube_proxy: built.join("kube-proxy"),
+            coredns: built.join("coredns"),
+            pause: built.join("pause"),
+            helm: built.join("helm"),
+        })
+    }
+}
+
 async fn build(set: &str) -> Result<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/build.sh");
     let mut command = Command::new(&script);

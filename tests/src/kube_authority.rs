@@ -11,6 +11,7 @@ use rcgen::{
 };
 
 /// A certificate authority.
+#[derive(Debug)]
 pub struct KubeAuthority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
@@ -39,11 +40,11 @@ impl KubeAuthority {
         self.issuer.pem()
     }
 
-    /// The API server's identity, valid for the names a cluster knows it by and for `addresses`.
-    pub fn server(&self, addresses: &[IpAddr]) -> Result<Identity> {
-        let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
+    /// The identity of the server `name`, valid at `addresses` and by the names a cluster knows its API server by.
+    pub fn server(&self, name: &str, addresses: &[IpAddr]) -> Result<Identity> {
+        let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", name];
         let mut params = CertificateParams::new(names.map(String::from))?;
-        params.distinguished_name = subject("kube-apiserver", None);
+        params.distinguished_name = subject(name, None);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         // The first address of the service range is the Service `kubernetes` itself.
         let fixed = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1))];

@@ -63,7 +63,7 @@ impl KubeCluster {
 
     fn given(mut config: Kubeconfig, context: &str) -> Result<KubeCluster> {
         let directory = tempfile::Builder::new().prefix("tidings-cluster-").tempdir()?.keep();
-        let files = Reaper::start(Some(&directory))?;
+        let files = Reaper::start(&directory)?;
         config.current_context = Some(context.to_owned());
         let kubeconfig = directory.join("admin.kubeconfig");
         write_private(&kubeconfig, &serde_yaml::to_string(&config)?)?;

@@ -16,7 +16,7 @@ use crate::reaper::Reaper;
 /// A server of the control plane. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct KubeServer {
-    name: &'static str,
+    name: String,
     program: PathBuf,
     arguments: Vec<OsString>,
     directory: PathBuf,
@@ -27,14 +27,15 @@ pub struct KubeServer {
 impl KubeServer {
     /// Starts `program`; it runs in `directory` and logs to `<name>.log` there.
     pub fn start(
-        name: &'static str,
+        name: &str,
         program: PathBuf,
         arguments: Vec<OsString>,
         directory: &Path,
         reaper: Arc<Mutex<Reaper>>,
     ) -> Result<KubeServer> {
         let child = Mutex::new(None);
-        let server = KubeServer { name, program, arguments, directory: directory.to_owned(), reaper, child };
+        let server =
+            KubeServer { name: name.to_owned(), program, arguments, directory: directory.to_owned(), reaper, child };
         server.start_again()?;
         Ok(server)
     }
@@ -71,6 +72,11 @@ impl KubeServer {
     /// Lets a frozen server go on (SIGCONT).
     pub fn thaw(&self) -> Result<()> {
         self.signal(Signal::CONT)
+    }
+
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Child::id)
     }
 
     /// Fails, with the end of its log, if the server has ended by itself.

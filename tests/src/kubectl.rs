@@ -1,6 +1,6 @@
 //! `kubectl`, as a user types it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -19,6 +19,11 @@ impl Kubectl {
     /// `cache` is where it keeps what it has discovered: by address, so two clusters must not share it.
     pub fn new(program: PathBuf, kubeconfig: PathBuf, cache: PathBuf) -> Kubectl {
         Kubectl { program, kubeconfig, cache }
+    }
+
+    /// Where the program is; in the user's cluster it is the one on the search path.
+    pub fn directory(&self) -> &Path {
+        self.program.parent().unwrap_or(Path::new(""))
     }
 
     /// Runs kubectl and returns what it printed. A failure carries what it printed to standard error.

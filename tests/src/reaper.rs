@@ -10,7 +10,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-/// Reads "+ pid" and "- pid" lines until the end of its input. `rm` is tried twice: a killed process may still be on its way out.
+/// Reads "+ pid" and "- pid" lines until the end of its input, then cleans up. What killed processes used may be busy for a
+/// moment longer, so removing is tried again.
 const SCRIPT: &str = r#"
 pids=
 while read -r verb pid; do
@@ -20,7 +21,12 @@ while read -r verb pid; do
     pids=$left
 done
 [ -z "$pids" ] || kill -KILL $pids 2>/dev/null
-[ -z "$1" ] || rm -rf "$1" 2>/dev/null || { sleep 1; rm -rf "$1"; }
+for again in 1 2 3 4 5 6 7 8 9 10; do
+    [ -z "$1" ] || rm -rf "$1" 2>/dev/null
+    [ -z "$2" ] || find /sys/fs/cgroup -depth -type d -path "*/$2*" -exec rmdir {} + 2>/dev/null
+    [ -n "$1" ] && [ -e "$1" ] || [ -n "$2" ] && find /sys/fs/cgroup -type d -name "$2" | grep -q . || break
+    sleep 0.5
+done
 "#;
 
 /// Kills what it knows and removes its directory when it is dropped, or when this process ends without dropping it.
@@ -30,11 +36,16 @@ pub struct Reaper {
 }
 
 impl Reaper {
-    /// Starts a reaper that will remove `directory`. With `TIDINGS_TEST_KEEP` set, directories (and the logs in them) stay.
-    pub fn start(directory: Option<&Path>) -> Result<Reaper> {
-        let directory = directory.filter(|_| std::env::var_os("TIDINGS_TEST_KEEP").is_none());
+    /// Starts a reaper that will remove `directory`. With `TIDINGS_TEST_KEEP` set, it stays, with the logs in it.
+    pub fn start(directory: &Path) -> Result<Reaper> {
+        Reaper::start_with_cgroup(directory, "")
+    }
+
+    /// Starts a reaper that will also remove the control groups of this name.
+    pub fn start_with_cgroup(directory: &Path, cgroup: &str) -> Result<Reaper> {
+        let keep = std::env::var_os("TIDINGS_TEST_KEEP").is_some();
         let mut command = Command::new("sh");
-        command.args(["-c", SCRIPT, "reaper"]).arg(directory.unwrap_or(Path::new("")));
+        command.args(["-c", SCRIPT, "reaper"]).arg(if keep { Path::new("") } else { directory }).arg(cgroup);
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         // Out of the terminal's foreground group: Ctrl-C ends the tests, and then the reaper does its work.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
