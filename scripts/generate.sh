@@ -33,5 +33,6 @@ generated() { # FILE COMMAND...
 }
 
 generated charts/tidings/crds/channels.tidings.dev.yaml "$programs/crdgen"
+generated docs/reference/channel.md "$programs/crdgen" docs
 
 [ -z "$stale" ]

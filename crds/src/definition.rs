@@ -20,16 +20,16 @@ pub const REVISION_ANNOTATION: &str = "tidings.dev/schema-revision";
 pub const REVISION: u32 = 1;
 
 /// One column of `kubectl get tch`.
-struct Column {
-    name: &'static str,
+pub(crate) struct Column {
+    pub(crate) name: &'static str,
     kind: &'static str,
     path: &'static str,
-    description: &'static str,
+    pub(crate) description: &'static str,
     /// Only with `-o wide`.
-    wide: bool,
+    pub(crate) wide: bool,
 }
 
-const COLUMNS: [Column; 10] = [
+pub(crate) const COLUMNS: [Column; 10] = [
     Column {
         name: "Ready",
         kind: "string",
@@ -145,6 +145,7 @@ fn complete(schema: &mut JSONSchemaProps) {
             .collect(),
     );
     schema.required = None;
+    schema.title = None;
     if let Some(properties) = &mut schema.properties {
         if let Some(spec) = properties.get_mut("spec") {
             spec.default = Some(JSON(Value::Object(serde_json::Map::new())));

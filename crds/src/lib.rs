@@ -6,7 +6,8 @@
 //! - [`desired`]: the pure step from a Channel to its [`stream`] and its [`route`], or to a refusal; [`grants`] and
 //!   [`claims`]: which subjects it may have. [`key`] names a Channel.
 //! - [`rule`]: what a specification must satisfy, in CEL and in Rust; [`definition`]: the
-//!   CustomResourceDefinition; [`schema`]: its schema, applied without an API server; [`fault`]: what is wrong where.
+//!   CustomResourceDefinition; [`schema`]: its schema, applied without an API server; [`fault`]: what is wrong
+//!   where; [`reference`]: the page about it in the documentation.
 //! - [`subject`], [`topic`], [`template`]: NATS subjects, the patterns over them, what subscribers filter by, and what
 //!   they are granted.
 //! - [`manifest`]: Channels written in files.
@@ -31,6 +32,7 @@ mod locate;
 pub mod manifest;
 pub mod position;
 pub mod quantity;
+pub mod reference;
 pub mod route;
 pub mod rule;
 pub mod schema;
