@@ -1,11 +1,13 @@
 //! The Hub: the channels that have subscribers here.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tidings_crds::position::{Epoch, Position};
 use tidings_crds::route::{Route, RouteSource};
@@ -248,8 +250,18 @@ impl Hub {
         let channel = Arc::new(self.channel(route));
         channels.insert(key, channel.clone());
         self.inner.metrics.channels_open(channels.len() as u64);
-        self.inner.tasks.spawn(relay::run(channel.clone(), self.inner.broker.clone(), self.inner.settings.log));
+        self.inner.tasks.spawn(self.clone().relay(channel.clone()));
         Share::new(channel)
+    }
+
+    /// Runs a channel's relay. Should it ever die, its streams end instead of falling silent, and come back to a new one.
+    async fn relay(self, channel: Arc<LiveChannel>) {
+        let run = relay::run(channel.clone(), self.inner.broker.clone(), self.inner.settings.log);
+        if AssertUnwindSafe(run).catch_unwind().await.is_err() {
+            tracing::error!(channel = channel.key, "The relay died; its streams end and come back.");
+            self.inner.channels.lock().retain(|_, open| open.id != channel.id);
+            channel.end(EndReason::BrokerUnavailable);
+        }
     }
 
     fn channel(&self, route: &Arc<Route>) -> LiveChannel {

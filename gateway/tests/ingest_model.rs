@@ -1,0 +1,150 @@
+//! The ingest against a model of a stream: whatever replicas, leaders, deletions and lost or late live messages do, every
+//! message that stays in the stream is appended once and in order.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use tidings_crds::position::{Epoch, Stamp};
+use tidings_gateway::ingest::{Answer, Ask, Info, Ingest, Step};
+use tidings_gateway::log::Mark;
+use tidings_gateway::publication::Publication;
+
+const EPOCH: Epoch = Epoch::from_nanos(10);
+
+fn publication(sequence: u64) -> Publication {
+    Publication {
+        sequence,
+        time: sequence * 10,
+        topic: "t".into(),
+        event: None,
+        data: Bytes::from_static(b"x"),
+        marker: false,
+    }
+}
+
+/// What a stream, its replicas and its live messages can do to the machine.
+#[derive(Clone, Debug)]
+enum Act {
+    Publish,
+    /// Publishes, and the live copy is lost.
+    Lose,
+    /// Publishes, and the live copy comes later.
+    Delay,
+    /// The oldest delayed copy comes now.
+    Arrive,
+    /// The last live copy comes again.
+    Repeat,
+    Delete(prop::sample::Index),
+    Purge,
+    /// The open question is answered by a replica that lags by so many messages, or by the leader.
+    Answer(u64),
+    Fail,
+    Break,
+    Interrupt,
+    Reconnect,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => Just(Act::Publish),
+        2 => Just(Act::Lose),
+        2 => Just(Act::Delay),
+        2 => Just(Act::Arrive),
+        1 => Just(Act::Repeat),
+        1 => any::<prop::sample::Index>().prop_map(Act::Delete),
+        1 => Just(Act::Purge),
+        8 => (0u64..4).prop_map(Act::Answer),
+        1 => Just(Act::Fail),
+        1 => Just(Act::Break),
+        1 => Just(Act::Interrupt),
+        1 => Just(Act::Reconnect),
+    ]
+}
+
+struct Stream {
+    stored: BTreeMap<u64, Publication>,
+    last: u64,
+}
+
+impl Stream {
+    fn answer(&self, ask: Ask, lag: u64) -> Answer {
+        let visible = |p: &&Publication| p.sequence + lag <= self.last;
+        match ask {
+            Ask::Info => Answer::Info(Info { epoch: EPOCH, first: 1, last: self.last, last_time: self.last * 10 }),
+            Ask::Leader { from } => Answer::Leader(self.stored.range(from..).next().map(|(_, p)| p.clone())),
+            Ask::Batch { from, .. } => {
+                let all: Vec<_> = self.stored.range(from..).map(|(_, p)| p).filter(visible).cloned().collect();
+                Answer::Batch { more: all.len() > 3, messages: all.into_iter().take(3).collect() }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_happens_every_message_that_stays_is_appended_once_and_in_order(
+        acts in prop::collection::vec(act(), 1..120)
+    ) {
+        let mut now = Instant::now();
+        let head = Mark { sequence: 10, stamp: Some(Stamp::from_millis(100)) };
+        let mut ingest = Ingest::new(EPOCH, head, 100, 1000, now);
+        let mut steps = Vec::new();
+        let mut stream = Stream { stored: BTreeMap::new(), last: 10 };
+        let (mut delayed, mut latest) = (std::collections::VecDeque::new(), None::<u64>);
+        for act in acts {
+            now += Duration::from_millis(20);
+            match act {
+                Act::Publish | Act::Lose | Act::Delay => {
+                    stream.last += 1;
+                    stream.stored.insert(stream.last, publication(stream.last));
+                    match act {
+                        Act::Publish => { latest = Some(stream.last); ingest.live(publication(stream.last), now, &mut steps) }
+                        Act::Delay => delayed.push_back(stream.last),
+                        _ => {}
+                    }
+                }
+                Act::Arrive => if let Some(sequence) = delayed.pop_front() { ingest.live(publication(sequence), now, &mut steps) },
+                Act::Repeat => if let Some(sequence) = latest { ingest.live(publication(sequence), now, &mut steps) },
+                Act::Delete(which) => {
+                    let keys: Vec<_> = stream.stored.keys().copied().collect();
+                    if !keys.is_empty() { stream.stored.remove(which.get(&keys)); }
+                }
+                Act::Purge => stream.stored.clear(),
+                Act::Interrupt => ingest.interrupted(now),
+                Act::Reconnect => ingest.reconnected(now),
+                Act::Answer(_) | Act::Fail | Act::Break => if let Some(ask) = ingest.ask(now) {
+                    let answer = match act {
+                        Act::Answer(lag) => stream.answer(ask, lag),
+                        Act::Fail => Answer::Unavailable,
+                        _ => Answer::Broken,
+                    };
+                    ingest.answer(answer, now, &mut steps);
+                },
+            }
+        }
+        let remaining: Vec<u64> = stream.stored.keys().copied().collect();
+        for _ in 0..400 {
+            let Some(at) = ingest.wake_at(now) else { break };
+            now = now.max(at);
+            if let Some(ask) = ingest.ask(now) {
+                ingest.answer(stream.answer(ask, 0), now, &mut steps);
+            }
+        }
+        prop_assert!(!ingest.is_waiting());
+        let mut appended = Vec::new();
+        for step in steps.drain(..) {
+            match step {
+                Step::Append(publication) => appended.push(publication.sequence),
+                Step::Skip(_) => {}
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+        prop_assert!(appended.is_sorted_by(|a, b| a < b), "{:?}", appended);
+        prop_assert!(remaining.iter().all(|s| appended.contains(s)), "{:?} of {:?}", appended, remaining);
+    }
+}
