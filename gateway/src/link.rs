@@ -119,6 +119,21 @@ fn pause(attempt: usize) -> Duration {
     }
 }
 
+// === impl Peer ===
+
+impl Peer {
+    /// With the user and password, or the token, that an address carries: the library does not look for them there.
+    fn options(&self) -> ConnectOptions {
+        let named = self.servers.iter().find_map(|server| Some((server.username()?, server.password())));
+        let plain = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+        match named {
+            Some((user, Some(password))) => ConnectOptions::new().user_and_password(plain(user), plain(password)),
+            Some((token, None)) => ConnectOptions::new().token(plain(token)),
+            None => ConnectOptions::new(),
+        }
+    }
+}
+
 // === impl Keeper ===
 
 impl Keeper {
@@ -151,7 +166,8 @@ impl Keeper {
 
     async fn connect(&self) -> Result<Client, async_nats::ConnectError> {
         let (health, metrics, purpose) = (self.health.clone(), self.metrics.clone(), self.purpose.clone());
-        ConnectOptions::new()
+        self.peer
+            .options()
             .name(format!("{} {}", self.peer.name, self.purpose))
             .custom_inbox_prefix(INBOX)
             .retry_on_initial_connect()
