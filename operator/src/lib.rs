@@ -1,1 +1,82 @@
 //! Reconciles Channels into NATS streams and gateway Routes.
+//!
+//! # Layout
+//! - [`config`] (command line), [`settings`] (the file behind `--config`), [`telemetry`], [`operator`] (puts the parts
+//!   together), [`check`] (validates manifests offline).
+//! - One Channel: [`reconcile`] is the table of contents of [`apply`] (io: observes and does), [`plan`] (pure: decides)
+//!   and [`report`] (pure: says); [`remove`] is for a Channel that is gone. What a Channel means stands in `tidings_crds`.
+//! - Io: [`streams`] (NATS; its documents in [`document`]), [`store`] (a place for Routes), [`routes`] (that place as files).
+//! - The file front end: [`files`] drives [`directory`] (io) → [`inventory`] (pure) → reconcile → [`table`] (pure), and
+//!   [`absence`] (pure) tells which Channels are gone.
+//! - [`admin`] answers probes and scrapers from [`ready`] and [`metrics`]. [`failpoint`] lets tests end the process.
+
+pub mod absence;
+pub mod admin;
+pub mod apply;
+pub mod check;
+pub mod config;
+pub mod directory;
+pub mod document;
+pub mod failpoint;
+pub mod files;
+pub mod inventory;
+pub mod metrics;
+pub mod operator;
+pub mod plan;
+pub mod ready;
+pub mod reconcile;
+pub mod remove;
+pub mod report;
+pub mod routes;
+pub mod settings;
+pub mod store;
+pub mod streams;
+pub mod table;
+pub mod telemetry;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use tidings_crds::definition::crd_yaml;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Args, CommandArgs, Config, CrdArgs};
+use crate::settings::Settings;
+
+/// Does what the command line asks for.
+///
+/// # Errors
+/// When the settings cannot be used, or the operator does not start.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout();
+    match args.command {
+        Some(CommandArgs::Check { files, config }) => {
+            let settings = Settings::read(config.as_deref())?;
+            let sound = check::check(&files, settings, &mut out)?;
+            Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Some(CommandArgs::Crd { command: CrdArgs::Print }) => {
+            out.write_all(crd_yaml().as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        None => {
+            telemetry::start(&args.run.logs);
+            operator::run(Config::try_from(args.run)?, ended()?).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Cancelled by SIGINT and SIGTERM.
+fn ended() -> std::io::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        let (mut signals, token) = (signal(kind)?, token.clone());
+        tokio::spawn(async move {
+            signals.recv().await;
+            token.cancel();
+        });
+    }
+    Ok(token)
+}

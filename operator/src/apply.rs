@@ -1,0 +1,218 @@
+//! The io of one reconcile: looks at what is there, and does what the plan says. It decides nothing.
+
+use std::error::Error;
+
+use tidings_crds::condition::ProgrammedReason;
+use tidings_crds::key::ChannelKey;
+use tidings_crds::position::Epoch;
+use tidings_crds::route::Route;
+use tidings_crds::stream::StreamSpec;
+use tracing::{info, warn};
+
+use crate::document::{DocumentError, ObservedStream};
+use crate::failpoint;
+use crate::plan::{Plan, RouteStep, StreamStep};
+use crate::reconcile::Context;
+use crate::routes::Found;
+use crate::store::RouteStore;
+use crate::streams::{StreamError, Streams};
+
+/// What is there for one Channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    /// Its stream, or the one that stands in its place.
+    pub stream: Result<Option<ObservedStream>, Failure>,
+    /// Its Route.
+    pub route: Option<Route>,
+}
+
+/// What was done.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Applied {
+    /// Whether stream and Route are in place.
+    pub programmed: ProgrammedReason,
+    /// What there is to say about it.
+    pub message: String,
+    /// Which incarnation of the stream there is.
+    pub epoch: Option<Epoch>,
+    /// The Route in force afterwards.
+    pub served: Option<Route>,
+    /// What failed.
+    pub failure: Option<Failure>,
+}
+
+/// A step that failed, with its chain of causes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What it means for the Channel.
+    pub reason: ProgrammedReason,
+    /// The stable name for metrics.
+    pub category: &'static str,
+    /// The error and its causes, outermost first.
+    pub message: String,
+    /// Whether the same attempt can succeed a little later; otherwise something has to change.
+    pub passing: bool,
+}
+
+/// Looks at the stream and the Route of one Channel.
+pub async fn observe<R: RouteStore>(ctx: &Context<R>, key: &ChannelKey) -> Observed {
+    let name = StreamSpec::name_of(key);
+    let (stream, route) = tokio::join!(read_stream(&ctx.streams, &name), ctx.routes.read(key));
+    let route = match route {
+        Ok(Found::Route(route)) => Some(*route),
+        Ok(Found::Nothing | Found::Garbage) => None,
+        // Not being able to read it is no reason not to write it; that will fail with the better message.
+        Err(error) => {
+            warn!(channel = %key, error = %chain(&error), "Failed to read a Route.");
+            None
+        }
+    };
+    Observed { stream, route }
+}
+
+/// Looks at one stream.
+pub async fn read_stream(streams: &Streams, name: &str) -> Result<Option<ObservedStream>, Failure> {
+    match streams.read(name).await? {
+        Some(info) => Ok(Some(ObservedStream::from_info(info)?)),
+        None => Ok(None),
+    }
+}
+
+/// Does what the plan says: the stream before its Route.
+pub async fn apply<R: RouteStore>(ctx: &Context<R>, plan: Plan) -> Applied {
+    let Plan { key, stream, route, served } = plan;
+    let failed = |failure: Failure, epoch, served| Applied {
+        programmed: failure.reason,
+        message: failure.message.clone(),
+        epoch,
+        served,
+        failure: Some(failure),
+    };
+    let (epoch, took_over) = match apply_stream(&ctx.streams, &key, stream).await {
+        Ok(Done::InPlace { epoch, took_over }) => (epoch, took_over),
+        Ok(Done::Blocked { reason, message }) => {
+            return Applied { programmed: reason, message, epoch: None, served, failure: None };
+        }
+        Err(failure) => return failed(failure, None, served),
+    };
+    failpoint::reached("stream-applied");
+    let written = match &route {
+        RouteStep::Keep => Ok(false),
+        RouteStep::Write(route) => ctx.routes.write(route).await,
+        RouteStep::Withdraw => ctx.routes.mark_removed(&key).await,
+    };
+    let written = match written {
+        Ok(written) => written,
+        Err(error) => {
+            let category = R::category(&error);
+            let failure =
+                Failure { reason: ProgrammedReason::RouteFailed, category, message: chain(&error), passing: true };
+            return failed(failure, epoch, served);
+        }
+    };
+    failpoint::reached("route-applied");
+    let (programmed, message, served) = match route {
+        RouteStep::Keep => (ProgrammedReason::NotAccepted, "The last good route stays in force.", served),
+        RouteStep::Withdraw => {
+            info!(channel = %key, "Route withdrawn: its subjects are no longer granted.");
+            (ProgrammedReason::NotAccepted, "The route was withdrawn: its subjects are no longer granted.", None)
+        }
+        RouteStep::Write(route) => {
+            if written {
+                info!(channel = %key, digest = route.digest(), "Route written.");
+            }
+            let served = Some(*route);
+            if took_over {
+                (ProgrammedReason::TookOver, "The stream was there before, and goes on with its events.", served)
+            } else {
+                (ProgrammedReason::Programmed, "Stream and route are in place.", served)
+            }
+        }
+    };
+    Applied { programmed, message: message.to_owned(), epoch, served, failure: None }
+}
+
+enum Done {
+    InPlace { epoch: Option<Epoch>, took_over: bool },
+    Blocked { reason: ProgrammedReason, message: String },
+}
+
+async fn apply_stream(streams: &Streams, key: &ChannelKey, step: StreamStep) -> Result<Done, Failure> {
+    let (info, took_over) = match step {
+        StreamStep::None => return Ok(Done::InPlace { epoch: None, took_over: false }),
+        StreamStep::Keep { epoch, took_over } => return Ok(Done::InPlace { epoch: Some(epoch), took_over }),
+        StreamStep::Blocked { reason, message } => return Ok(Done::Blocked { reason, message }),
+        StreamStep::Unknown(failure) => return Err(failure),
+        StreamStep::Create { name, config } => {
+            let info = match streams.create(&name, &config).await {
+                Err(error) if error.is_overlap() => return Err(overlap(streams, &name, &config, error).await),
+                answer => answer?,
+            };
+            info!(channel = %key, stream = name, "Stream created.");
+            (info, false)
+        }
+        StreamStep::Update { name, config, fields, took_over } => {
+            let info = match streams.update(&name, &config).await {
+                Err(error) if error.is_overlap() => return Err(overlap(streams, &name, &config, error).await),
+                answer => answer?,
+            };
+            info!(channel = %key, stream = name, fields = fields.join(","), took_over, "Stream updated.");
+            (info, took_over)
+        }
+    };
+    Ok(Done::InPlace { epoch: Some(ObservedStream::from_info(info)?.epoch), took_over })
+}
+
+/// Says which stream has the subjects already, as far as that can be found out.
+async fn overlap(streams: &Streams, name: &str, config: &serde_json::Value, error: StreamError) -> Failure {
+    let subjects = config.get("subjects").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
+    let mut others = Vec::new();
+    for subject in subjects.iter().filter_map(serde_json::Value::as_str) {
+        for other in streams.names_on(subject).await.unwrap_or_default() {
+            if other != name && !others.contains(&other) {
+                others.push(other);
+            }
+        }
+    }
+    let mut failure = Failure::from(error);
+    if !others.is_empty() {
+        failure.message = format!("{}; the subjects belong to the stream {}", failure.message, others.join(", "));
+    }
+    failure
+}
+
+// === impl Failure ===
+
+impl From<StreamError> for Failure {
+    fn from(error: StreamError) -> Self {
+        let (reason, passing) = match &error {
+            StreamError::Unreachable { .. } => (ProgrammedReason::BrokerUnreachable, true),
+            // Another operator was faster: the next look shows its stream.
+            StreamError::Refused { .. } if error.is_race() => (ProgrammedReason::Pending, true),
+            StreamError::Refused { .. } => (ProgrammedReason::StreamRefused, false),
+        };
+        Self { reason, category: error.category(), message: chain(&error), passing }
+    }
+}
+
+impl From<DocumentError> for Failure {
+    fn from(error: DocumentError) -> Self {
+        let reason = ProgrammedReason::StreamRefused;
+        Self { reason, category: "stream_unreadable", message: chain(&error), passing: false }
+    }
+}
+
+/// An error and its causes, outermost first.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Some libraries repeat their source in their own words.
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

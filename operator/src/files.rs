@@ -1,0 +1,284 @@
+//! The file front end: Channels from a directory of manifests, Routes into another, the status as a table.
+//!
+//! Every pass looks at everything and is the same whatever woke it: a changed file, NATS coming back, the resync. Nothing
+//! is remembered that a restart would need: what exists is read from NATS and from the Route files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, stream};
+use tidings_crds::claims::{Claim, Claims, Conflict};
+use tidings_crds::condition::AcceptedReason;
+use tidings_crds::desired::subjects;
+use tidings_crds::key::ChannelKey;
+use tidings_crds::route::RouteState;
+use tidings_crds::stream::StreamSpec;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::absence::Absences;
+use crate::apply::chain;
+use crate::config::FilesConfig;
+use crate::directory::{LOOK_AGAIN, Snapshot, Watch, read_directory};
+use crate::document::ObservedStream;
+use crate::inventory::{Declaration, Inventory};
+use crate::ready::Ready;
+use crate::reconcile::{Context, reconcile};
+use crate::remove::{forget, remove, says_delete};
+use crate::report::Report;
+use crate::routes::{OwnRoute, RouteFiles};
+use crate::table::table;
+
+/// Each is one or two calls to NATS and a small file; more at a time only makes NATS queue them.
+const AT_A_TIME: usize = 16;
+
+/// How long a Route stays marked `Removed` before its file goes: gateways look at least every 5 s.
+const MARKED: Duration = Duration::from_secs(15);
+
+/// The first pause before something that failed in passing is tried again; it doubles up to the resync.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long the first pass waits for NATS, so that a normal start does not begin with a table of failures.
+const FIRST_CONNECTION: Duration = Duration::from_secs(2);
+
+/// The file front end.
+pub struct Files {
+    config: FilesConfig,
+    ctx: Context<RouteFiles>,
+    resync: Duration,
+    ready: Arc<Ready>,
+    watch: Watch,
+    inventory: Inventory,
+    missing: Absences,
+    marked: Absences,
+    reports: BTreeMap<ChannelKey, Report>,
+    printed: String,
+    failures: u32,
+    /// Why the directory could not be read last time: said once, not every time.
+    blind: Option<String>,
+}
+
+/// What exists and says it is ours.
+struct Owned {
+    /// Streams by the Channel that they name; `None` when NATS could not be asked.
+    streams: Option<BTreeMap<ChannelKey, StreamSpec>>,
+    /// Routes; `None` when their directory could not be listed.
+    routes: Option<Vec<OwnRoute>>,
+}
+
+// === impl Files ===
+
+impl Files {
+    /// Nothing is read yet.
+    pub fn new(config: FilesConfig, ctx: Context<RouteFiles>, resync: Duration, ready: Arc<Ready>) -> Self {
+        Self {
+            watch: Watch::new(config.channels.clone()),
+            missing: Absences::new(config.removal_delay),
+            marked: Absences::new(MARKED),
+            config,
+            ctx,
+            resync,
+            ready,
+            inventory: Inventory::default(),
+            reports: BTreeMap::new(),
+            printed: String::new(),
+            failures: 0,
+            blind: None,
+        }
+    }
+
+    /// Works until shutdown. A pass may end between any two steps, as after a kill.
+    pub async fn serve(mut self, shutdown: CancellationToken) {
+        let mut connection = self.ctx.streams.connection();
+        let connected = connection.wait_for(|connected| *connected);
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = tokio::time::timeout(FIRST_CONNECTION, connected) => {}
+        }
+        loop {
+            connection.mark_unchanged();
+            self.watch.renew();
+            let next = tokio::select! {
+                () = shutdown.cancelled() => return,
+                next = self.pass() => next,
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.watch.changed() => debug!("The manifests may have changed."),
+                changed = connection.changed() => {
+                    if changed.is_err() {
+                        // The connection's task is gone, and with it all news; the resync goes on.
+                        tokio::time::sleep_until(next.into()).await;
+                    }
+                }
+                () = tokio::time::sleep_until(next.into()) => {}
+            }
+        }
+    }
+
+    /// Looks at everything, does what is to be done, and says when to look again at the latest.
+    async fn pass(&mut self) -> Instant {
+        let known = self.read().await;
+        let owned = self.owned().await;
+        let conflicts = self.conflicts(&owned);
+        let again = self.reconcile_all(&conflicts).await;
+        let failed = if known { self.clear(&owned).await } else { false };
+        // A start in the middle of writing would show and report an installation without Channels.
+        if !(self.inventory.is_unsettled() && self.printed.is_empty()) {
+            self.publish();
+            self.ready.set_channels(known);
+        }
+        self.next(again || failed)
+    }
+
+    /// Reads the manifests; whether that worked.
+    async fn read(&mut self) -> bool {
+        let dir = self.config.channels.clone();
+        let snapshot = tokio::task::spawn_blocking(move || read_directory(&dir)).await;
+        let fault = match snapshot {
+            Ok(Ok(snapshot)) => {
+                self.take(snapshot);
+                return true;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        self.ctx.metrics.error("channels_unreadable");
+        if self.blind.as_ref() != Some(&fault) {
+            warn!(dir = %self.config.channels.display(), error = fault, "Failed to read the manifests; nothing is removed.");
+            self.blind = Some(fault);
+        }
+        false
+    }
+
+    fn take(&mut self, snapshot: Snapshot) {
+        if self.blind.take().is_some() {
+            info!(dir = %self.config.channels.display(), "The manifests can be read again.");
+        }
+        self.inventory.take(snapshot);
+    }
+
+    /// What exists in our name.
+    async fn owned(&self) -> Owned {
+        let streams = match self.ctx.streams.list().await {
+            Ok(infos) => Some(infos.into_iter().filter_map(|info| {
+                let stream = ObservedStream::from_info(info).ok()?;
+                Some((stream.spec.owner(&self.ctx.installation.cluster)?, stream.spec))
+            })),
+            Err(error) => {
+                self.ctx.metrics.error(error.category());
+                debug!(error = %chain(&error), "Failed to list the streams.");
+                None
+            }
+        };
+        let routes = match self.ctx.routes.list().await {
+            Ok(routes) => Some(routes),
+            Err(error) => {
+                self.ctx.metrics.error(error.category());
+                warn!(error = %chain(&error), "Failed to list the routes.");
+                None
+            }
+        };
+        Owned { streams: streams.map(Iterator::collect), routes }
+    }
+
+    fn conflicts(&self, owned: &Owned) -> BTreeMap<ChannelKey, Conflict> {
+        let mut claims = Claims::default();
+        let none = BTreeMap::new();
+        let streams = owned.streams.as_ref().unwrap_or(&none);
+        let declared = self.inventory.declared();
+        for key in declared.keys().chain(streams.keys()) {
+            let wanted = match declared.get(key) {
+                Some(Declaration::Channel(channel)) => {
+                    subjects(channel, &self.ctx.installation.grants).unwrap_or_default()
+                }
+                Some(Declaration::Faulty(_)) | None => Vec::new(),
+            };
+            let held = streams.get(key).map(StreamSpec::held).unwrap_or_default();
+            claims.set(key.clone(), Claim { created: None, subjects: wanted, held });
+        }
+        claims.conflicts()
+    }
+
+    /// Every Channel, each by itself; whether something failed that can succeed a little later.
+    async fn reconcile_all(&mut self, conflicts: &BTreeMap<ChannelKey, Conflict>) -> bool {
+        let ctx = &self.ctx;
+        let declared = self.inventory.declared().iter();
+        let reports: Vec<Report> = stream::iter(declared.map(|(key, declaration)| async move {
+            match declaration {
+                Declaration::Channel(channel) => reconcile(ctx, channel, conflicts.get(key)).await,
+                Declaration::Faulty(message) => {
+                    Report::unusable(key.clone(), AcceptedReason::InvalidSpec, message.clone())
+                }
+            }
+        }))
+        .buffer_unordered(AT_A_TIME)
+        .collect()
+        .await;
+        let again = reports.iter().any(|report| report.again);
+        let previous = std::mem::take(&mut self.reports);
+        let reports = reports.into_iter().map(|report| (report.key.clone(), report));
+        self.reports = reports.map(|(key, report)| (key.clone(), report.after(previous.get(&key)))).collect();
+        again
+    }
+
+    /// Removes what belongs to Channels that are gone, each after a while; whether something failed.
+    async fn clear(&mut self, owned: &Owned) -> bool {
+        let now = Instant::now();
+        let Some(routes) = &owned.routes else { return true };
+        let missing = |key: &&ChannelKey| !self.inventory.may_declare(key);
+        let of_state = |state| routes.iter().filter(move |route| route.state == state).map(|route| &route.key);
+        let streams = owned.streams.iter().flatten().filter(|(_, stream)| says_delete(stream)).map(|(key, _)| key);
+        let active: BTreeSet<_> = of_state(RouteState::Active).chain(streams).filter(missing).cloned().collect();
+        let marked: BTreeSet<_> = of_state(RouteState::Removed).filter(missing).cloned().collect();
+        let mut failed = false;
+        for key in self.missing.gone(active, now) {
+            if let Err(failure) = remove(&self.ctx, &key, self.inventory.last_policy(&key)).await {
+                self.ctx.metrics.error(failure.category);
+                warn!(channel = %key, error = failure.message, "Failed to remove what a Channel left; trying again.");
+                failed = true;
+            }
+        }
+        for key in self.marked.gone(marked, now) {
+            if let Err(failure) = forget(&self.ctx, &key).await {
+                self.ctx.metrics.error(failure.category);
+                warn!(channel = %key, error = failure.message, "Failed to delete a route; trying again.");
+                failed = true;
+            }
+        }
+        failed
+    }
+
+    /// Prints the table if it says anything new.
+    fn publish(&mut self) {
+        let mut counts: BTreeMap<&'static str, i64> = BTreeMap::new();
+        for report in self.reports.values() {
+            *counts.entry(report.state()).or_default() += 1;
+        }
+        self.ctx.metrics.channels(&counts);
+        let text = table(self.reports.values(), self.inventory.complaints());
+        if text != self.printed {
+            // Nobody may be reading; that changes nothing here.
+            let _ = writeln!(std::io::stdout().lock(), "{text}");
+            self.printed = text;
+        }
+    }
+
+    fn next(&mut self, failed: bool) -> Instant {
+        let now = Instant::now();
+        // Without NATS the next news is that it is back.
+        self.failures = if failed && self.ctx.streams.is_connected() { self.failures + 1 } else { 0 };
+        let mut pause = self.resync;
+        if self.failures > 0 {
+            let growing = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(self.resync);
+            pause = growing.mul_f64(rand::random_range(0.5..=1.0));
+        }
+        if self.inventory.is_unsettled() {
+            pause = pause.min(LOOK_AGAIN);
+        }
+        let due = [self.missing.next(now), self.marked.next(now)];
+        due.into_iter().flatten().fold(now + pause, Instant::min)
+    }
+}

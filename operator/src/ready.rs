@@ -1,0 +1,50 @@
+//! Whether the operator does its work: what `/readyz` answers.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Set by those who do the work, read by the admin port.
+#[derive(Debug, Default)]
+pub struct Ready {
+    broker: AtomicBool,
+    channels: AtomicBool,
+}
+
+// === impl Ready ===
+
+impl Ready {
+    /// NATS is connected or not.
+    pub fn set_broker(&self, connected: bool) {
+        self.broker.store(connected, Ordering::Relaxed);
+    }
+
+    /// The Channels were read, or can no longer be read.
+    pub fn set_channels(&self, read: bool) {
+        self.channels.store(read, Ordering::Relaxed);
+    }
+
+    /// What is missing; empty means ready.
+    pub fn missing(&self) -> Vec<&'static str> {
+        [(&self.broker, "NATS is not connected"), (&self.channels, "the Channels could not be read")]
+            .into_iter()
+            .filter(|(fact, _)| !fact.load(Ordering::Relaxed))
+            .map(|(_, words)| words)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_says_what_is_missing() {
+        let ready = Ready::default();
+        assert_eq!(ready.missing().len(), 2);
+        ready.set_channels(true);
+        assert_eq!(ready.missing(), ["NATS is not connected"]);
+        ready.set_broker(true);
+        assert!(ready.missing().is_empty());
+        ready.set_broker(false);
+        assert_eq!(ready.missing(), ["NATS is not connected"]);
+    }
+}

@@ -1,0 +1,56 @@
+//! One Channel, from what is there to what should be: the same steps for every front end.
+//!
+//! observe (io) → validate (pure, `tidings_crds::desired`) → [`plan`] (pure) → [`apply`] (io) → [`report`] (pure).
+//! Publishing the report is the front end's: a table for files, a status for Kubernetes. A process killed between any two
+//! steps leaves nothing that the next reconcile does not finish.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tidings_crds::channel::Channel;
+use tidings_crds::claims::Conflict;
+use tidings_crds::desired::{Installation, desired};
+
+use crate::apply::{apply, observe};
+use crate::metrics::{Metrics, Outcome};
+use crate::plan::plan;
+use crate::report::Report;
+use crate::store::RouteStore;
+use crate::streams::Streams;
+
+/// What every reconcile works with.
+#[derive(Clone)]
+pub struct Context<R> {
+    /// NATS.
+    pub streams: Streams,
+    /// Where Routes go.
+    pub routes: R,
+    /// What the administrator has set.
+    pub installation: Arc<Installation>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Brings one Channel to where its manifest wants it, as far as it may go now. `conflict` is what the claims of all
+/// Channels say against it.
+pub async fn reconcile<R: RouteStore>(ctx: &Context<R>, channel: &Channel, conflict: Option<&Conflict>) -> Report {
+    let begun = Instant::now();
+    let observed = observe(ctx, &channel.key()).await; // io
+    let verdict = desired(channel, &ctx.installation, conflict); // pure
+    let plan = plan(channel, &verdict, &observed, &ctx.installation.grants); // pure
+    let applied = apply(ctx, plan).await; // io: the stream before its Route
+    let report = Report::of(channel, &verdict, &applied); // pure
+    if let Some(failure) = &applied.failure {
+        ctx.metrics.error(failure.category);
+    }
+    ctx.metrics.reconciled(outcome(&report), begun.elapsed());
+    report
+}
+
+fn outcome(report: &Report) -> Outcome {
+    match (report.is_accepted(), report.is_programmed()) {
+        (false, _) => Outcome::Rejected,
+        (true, true) => Outcome::Programmed,
+        (true, false) => Outcome::Failed,
+    }
+}

@@ -1,0 +1,334 @@
+//! The operator's NATS side: reads, creates, updates and deletes JetStream streams.
+//!
+//! It decides nothing: what a stream must look like, whose it is and whether two configurations differ comes from
+//! `tidings_crds`. Configurations travel as JSON documents, so that a field this version does not know survives an update.
+//! Called by the reconcile steps only; every call has a deadline.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::context::{RequestError, RequestErrorKind};
+use async_nats::jetstream::response::Response;
+use async_nats::jetstream::{self, Context};
+use async_nats::{Client, ConnectOptions, Event};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::config::NatsConfig;
+use crate::metrics::Metrics;
+use crate::ready::Ready;
+
+/// Longer than a JetStream leader election (about 4 s at worst), so that one does not fail a call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The first pause between two attempts to connect; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Short enough that work goes on soon after NATS is back.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What `STREAM.INFO` and its kin answer for "no such stream".
+const NOT_FOUND: u64 = 10059;
+
+/// "subjects overlap with an existing stream".
+const OVERLAP: u64 = 10065;
+
+/// "stream name already in use with a different configuration": somebody else was first.
+const NAME_IN_USE: u64 = 10058;
+
+/// JetStream of one account.
+#[derive(Clone)]
+pub struct Streams {
+    client: Client,
+    context: Context,
+    metrics: Arc<Metrics>,
+    connected: watch::Receiver<bool>,
+}
+
+/// Why the connection cannot even be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The credentials file.
+    #[error("failed to read the NATS credentials {file}")]
+    Credentials {
+        /// Its path.
+        file: String,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// The URL or the certificates.
+    #[error("failed to set up the connection to NATS at {url}")]
+    Options {
+        /// As configured, without a password.
+        url: String,
+        /// What went wrong.
+        #[source]
+        source: async_nats::ConnectError,
+    },
+}
+
+/// What went wrong with a stream.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// No connection, or no answer in time: try again.
+    #[error("failed to {verb}: no answer from JetStream")]
+    Unreachable {
+        /// What was tried.
+        verb: String,
+        /// What went wrong.
+        #[source]
+        source: RequestError,
+    },
+    /// JetStream says no: trying again helps only after something has changed.
+    #[error("failed to {verb}: refused by JetStream")]
+    Refused {
+        /// What was tried.
+        verb: String,
+        /// Its code and words.
+        #[source]
+        source: jetstream::Error,
+    },
+}
+
+// === impl StreamError ===
+
+impl StreamError {
+    /// The stable name of this kind of failure, for metrics and conditions.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "broker_unreachable",
+            Self::Refused { .. } => "stream_refused",
+        }
+    }
+
+    /// Whether another stream has one of the subjects.
+    pub fn is_overlap(&self) -> bool {
+        self.code() == Some(OVERLAP)
+    }
+
+    /// Whether somebody else created the stream in between: read again.
+    pub fn is_race(&self) -> bool {
+        self.code() == Some(NAME_IN_USE)
+    }
+
+    /// What JetStream said, without the error code around it.
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::Refused { source, .. } => Some(source.to_string()),
+            Self::Unreachable { .. } => None,
+        }
+    }
+
+    fn code(&self) -> Option<u64> {
+        match self {
+            Self::Refused { source, .. } => Some(source.error_code().0),
+            Self::Unreachable { .. } => None,
+        }
+    }
+}
+
+// === impl Streams ===
+
+impl Streams {
+    /// Starts connecting and returns at once: with NATS away it keeps trying, with growing pauses, and says so.
+    ///
+    /// # Errors
+    /// Only for what no waiting repairs: unreadable credentials, a URL that is none.
+    pub async fn connect(config: &NatsConfig, metrics: Arc<Metrics>, ready: Arc<Ready>) -> Result<Self, ConnectError> {
+        let (told, connected) = watch::channel(false);
+        let facts = (Arc::clone(&metrics), ready);
+        let mut options = ConnectOptions::new()
+            .name("tidings-operator")
+            .retry_on_initial_connect()
+            .max_reconnects(None)
+            .connection_timeout(CALL_TIMEOUT)
+            .request_timeout(Some(CALL_TIMEOUT))
+            .ping_interval(Duration::from_secs(10))
+            .reconnect_delay_callback(pause)
+            .event_callback(move |event| {
+                on_event(&event, &told, &facts.0, &facts.1);
+                async {}
+            });
+        if let Some(file) = &config.credentials {
+            options = options
+                .credentials_file(file)
+                .await
+                .map_err(|source| ConnectError::Credentials { file: file.display().to_string(), source })?;
+        }
+        if let Some(file) = &config.ca {
+            options = options.add_root_certificates(file.clone());
+        }
+        let servers: Vec<String> = config.url.split(',').map(|url| url.trim().to_owned()).collect();
+        let url = without_password(&config.url);
+        let client =
+            options.connect(servers).await.map_err(|source| ConnectError::Options { url: url.clone(), source })?;
+        info!(%url, "Connecting to NATS.");
+        let mut context = jetstream::new(client.clone());
+        context.set_timeout(CALL_TIMEOUT);
+        Ok(Self { client, context, metrics, connected })
+    }
+
+    /// Whether NATS is connected now.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// Changes whenever the connection comes and goes.
+    pub fn connection(&self) -> watch::Receiver<bool> {
+        self.connected.clone()
+    }
+
+    /// The stream's information as JetStream gives it (`config`, `created`, `state`); `None` if there is no such stream.
+    pub async fn read(&self, name: &str) -> Result<Option<Value>, StreamError> {
+        match self.call(format!("read stream {name}"), format!("STREAM.INFO.{name}"), &json!({})).await {
+            Err(error) if error.code() == Some(NOT_FOUND) => Ok(None),
+            answer => answer.map(Some),
+        }
+    }
+
+    /// Creates a stream and returns its information.
+    pub async fn create(&self, name: &str, config: &Value) -> Result<Value, StreamError> {
+        let info = self.call(format!("create stream {name}"), format!("STREAM.CREATE.{name}"), config).await?;
+        self.metrics.stream_written("create");
+        Ok(info)
+    }
+
+    /// Replaces a stream's configuration and returns its information.
+    pub async fn update(&self, name: &str, config: &Value) -> Result<Value, StreamError> {
+        let info = self.call(format!("update stream {name}"), format!("STREAM.UPDATE.{name}"), config).await?;
+        self.metrics.stream_written("update");
+        Ok(info)
+    }
+
+    /// Deletes a stream with all its messages; whether it was there.
+    pub async fn delete(&self, name: &str) -> Result<bool, StreamError> {
+        match self.call(format!("delete stream {name}"), format!("STREAM.DELETE.{name}"), &json!({})).await {
+            Err(error) if error.code() == Some(NOT_FOUND) => Ok(false),
+            Err(error) => Err(error),
+            Ok(_) => {
+                self.metrics.stream_written("delete");
+                Ok(true)
+            }
+        }
+    }
+
+    /// The information of every stream of the account; page by page, so a stream deleted meanwhile can hide another one:
+    /// nobody may conclude from an absence here.
+    pub async fn list(&self) -> Result<Vec<Value>, StreamError> {
+        self.pages("list streams", json!({}), "STREAM.LIST").await
+    }
+
+    /// The names of the streams that have a subject in common with `subject`.
+    pub async fn names_on(&self, subject: &str) -> Result<Vec<String>, StreamError> {
+        let names = self.pages("list streams", json!({ "subject": subject }), "STREAM.NAMES").await?;
+        Ok(names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
+    }
+
+    async fn pages(&self, verb: &str, mut request: Value, subject: &str) -> Result<Vec<Value>, StreamError> {
+        let mut all = Vec::new();
+        loop {
+            if let Some(request) = request.as_object_mut() {
+                request.insert("offset".to_owned(), all.len().into());
+            }
+            let page = self.call(verb.to_owned(), subject.to_owned(), &request).await?;
+            let total = page.get("total").and_then(Value::as_u64).unwrap_or_default();
+            let Some(items) = page.get("streams").and_then(Value::as_array).filter(|items| !items.is_empty()) else {
+                return Ok(all);
+            };
+            all.extend(items.iter().cloned());
+            if all.len() as u64 >= total {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn call(&self, verb: String, subject: String, request: &Value) -> Result<Value, StreamError> {
+        // Without a connection a request waits out its whole deadline, once per Channel.
+        if !self.is_connected() {
+            return Err(StreamError::Unreachable { verb, source: RequestError::new(RequestErrorKind::NoResponders) });
+        }
+        match self.context.request(subject, request).await {
+            Ok(Response::Ok(answer)) => Ok(answer),
+            Ok(Response::Err { error }) if is_passing(&error) => Err(StreamError::Unreachable {
+                verb,
+                source: RequestError::with_source(RequestErrorKind::Other, error),
+            }),
+            Ok(Response::Err { error }) => Err(StreamError::Refused { verb, source: error }),
+            Err(source) => Err(StreamError::Unreachable { verb, source }),
+        }
+    }
+}
+
+/// "no leader", "JetStream system temporarily unavailable" and their like: the same call works a little later.
+fn is_passing(error: &jetstream::Error) -> bool {
+    error.code() == 503
+}
+
+fn on_event(event: &Event, told: &watch::Sender<bool>, metrics: &Metrics, ready: &Ready) {
+    match event {
+        Event::Connected => {
+            info!("NATS is connected.");
+            set_connected(true, told, metrics, ready);
+        }
+        Event::Disconnected => {
+            warn!("NATS is disconnected; trying to connect again.");
+            set_connected(false, told, metrics, ready);
+        }
+        Event::Closed => set_connected(false, told, metrics, ready),
+        Event::ClientError(error) => {
+            metrics.error("broker_connection");
+            warn!(%error, "Failed to reach NATS; trying again.");
+        }
+        other => warn!(event = %other, "NATS reports something."),
+    }
+}
+
+fn set_connected(connected: bool, told: &watch::Sender<bool>, metrics: &Metrics, ready: &Ready) {
+    metrics.broker_connected(connected);
+    ready.set_broker(connected);
+    told.send_replace(connected);
+}
+
+/// Doubles from [`FIRST_PAUSE`] to [`LONGEST_PAUSE`], then half of it is left to chance: a restarted NATS is not met by all at
+/// the same moment.
+fn pause(attempts: usize) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
+    let longest = FIRST_PAUSE.saturating_mul(1 << doublings).min(LONGEST_PAUSE);
+    longest.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+fn without_password(url: &str) -> String {
+    url.split(',')
+        .map(|one| match (one.split_once("://"), one.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, host))) => format!("{scheme}://…@{host}"),
+            (None, Some((_, host))) => format!("…@{host}"),
+            (_, None) => one.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_limit_and_are_spread() {
+        for _ in 0..100 {
+            let first = pause(1);
+            assert!(first >= FIRST_PAUSE / 2 && first <= FIRST_PAUSE, "{first:?}");
+            let late = pause(usize::MAX);
+            assert!(late >= LONGEST_PAUSE / 2 && late <= LONGEST_PAUSE, "{late:?}");
+        }
+    }
+
+    #[test]
+    fn passwords_stay_out_of_logs() {
+        assert_eq!(without_password("nats://me:secret@host:4222"), "nats://…@host:4222");
+        assert_eq!(without_password("me:se@cret@host,nats://b"), "…@host,nats://b");
+        assert_eq!(without_password("nats://127.0.0.1:4222"), "nats://127.0.0.1:4222");
+    }
+}
