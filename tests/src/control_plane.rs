@@ -4,81 +4,85 @@
 //! nobody runs. Tests that only talk to the API share one through [`KubeCluster::shared`]; a test that stops the API
 //! server starts a control plane for itself. [`NodeCluster`](crate::node_cluster::NodeCluster) adds nodes.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::Result;
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::Client;
 use kube::api::Api;
-use rand::Rng;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::api_audit::{AUDIT_POLICY, ApiAudit};
 use crate::kube_assets::KubeAssets;
 use crate::kube_authority::{Identity, KubeAuthority};
 use crate::kube_cluster::{KubeCluster, write_private};
 use crate::kube_flags::{self, Site};
-use crate::kube_server::KubeServer;
+use crate::ports::Port;
+use crate::process::{Process, Program};
 use crate::reaper::Reaper;
-
-/// How long one server may take to become ready: 3 s on an idle machine, and machines that run tests are not idle.
-const READY_WITHIN: Duration = Duration::from_secs(120);
 
 /// Running servers, killed when this is dropped, and also when the test process ends without dropping it.
 #[derive(Debug)]
 pub struct ControlPlane {
-    // Dropped in this order: the servers, then the reaper, which removes the directory.
-    controllers: KubeServer,
-    api_server: KubeServer,
-    etcd: KubeServer,
+    // Dropped in this order: the servers first, their directory last.
+    _controllers: Process,
+    api_server: Option<Process>,
+    api_server_program: Program,
+    _etcd: Process,
+    _port: Port,
     cluster: KubeCluster,
     authority: KubeAuthority,
     site: Site,
     directory: PathBuf,
-    reaper: Arc<Mutex<Reaper>>,
+    _reaper: Option<Reaper>,
 }
 
 impl ControlPlane {
     /// Starts a control plane and returns when the API server and the controllers are at work.
+    ///
+    /// # Panics
+    /// When one of the servers ends or does nothing, with the end of its log.
     pub async fn start() -> Result<ControlPlane> {
         let directory = tempfile::Builder::new().prefix("tidings-control-plane-").tempdir()?.keep();
-        let reaper = Arc::new(Mutex::new(Reaper::start(&directory)?));
-        ControlPlane::start_at(Ipv4Addr::LOCALHOST, false, &directory, reaper).await
+        let reaper = Reaper::start(&directory)?;
+        let plane = ControlPlane::start_at(Ipv4Addr::LOCALHOST, false, &directory).await?;
+        Ok(ControlPlane { _reaper: Some(reaper), ..plane })
     }
 
-    /// Starts a control plane that listens where nodes can reach it.
-    pub(crate) async fn start_for_nodes(
-        address: Ipv4Addr,
-        directory: &Path,
-        reaper: Arc<Mutex<Reaper>>,
-    ) -> Result<ControlPlane> {
-        ControlPlane::start_at(address, true, directory, reaper).await
+    /// Starts a control plane that listens where nodes can reach it. Its files in `directory` are the caller's to remove.
+    pub(crate) async fn start_for_nodes(address: Ipv4Addr, directory: &Path) -> Result<ControlPlane> {
+        ControlPlane::start_at(address, true, directory).await
     }
 
-    async fn start_at(
-        address: Ipv4Addr,
-        nodes: bool,
-        directory: &Path,
-        reaper: Arc<Mutex<Reaper>>,
-    ) -> Result<ControlPlane> {
+    async fn start_at(address: Ipv4Addr, nodes: bool, directory: &Path) -> Result<ControlPlane> {
         let assets = KubeAssets::find().await?;
-        let site = Site { address, port: free_port(address)?, nodes };
+        let port = Port::free();
+        let site = Site { address, port: port.number(), nodes };
         let authority = KubeAuthority::new()?;
         write_files(directory, &authority, site)?;
 
-        let start = |name, program, flags| KubeServer::start(name, program, flags, directory, reaper.clone());
-        let etcd = start("etcd", assets.etcd, kube_flags::etcd())?;
-        let api_server = start("kube-apiserver", assets.api_server, site.api_server())?;
+        let etcd = kube_flags::server("etcd", &assets.etcd, directory).args(kube_flags::etcd()).start();
+        let api_server_program = kube_flags::server("kube-apiserver", &assets.api_server, directory);
+        let api_server_program = api_server_program.args(site.api_server());
+        let api_server = api_server_program.start();
         let cluster = KubeCluster::started(directory.join("admin.kubeconfig"), directory, assets.kubectl)?;
-        api_server_ready(&cluster, &api_server, &etcd).await?;
-        let controllers = start("kube-controller-manager", assets.controller_manager, site.controllers())?;
-        let directory = directory.to_owned();
-        let plane = ControlPlane { controllers, api_server, etcd, cluster, authority, site, directory, reaper };
-        plane.controllers_ready().await?;
-        Ok(plane)
+        answers(&cluster, &api_server).await?;
+        let controllers = kube_flags::server("kube-controller-manager", &assets.controller_manager, directory);
+        let controllers = controllers.args(site.controllers()).start();
+        at_work(&cluster, &controllers).await?;
+        Ok(ControlPlane {
+            _controllers: controllers,
+            api_server: Some(api_server),
+            api_server_program,
+            _etcd: etcd,
+            _port: port,
+            cluster,
+            authority,
+            site,
+            directory: directory.to_owned(),
+            _reaper: None,
+        })
     }
 
     /// The cluster as its clients see it.
@@ -96,26 +100,34 @@ impl ControlPlane {
         ApiAudit::new(self.directory.join("audit.log"))
     }
 
-    /// Kills the API server. Connections break, and new ones are refused.
-    pub fn kill_api_server(&self) -> Result<()> {
-        self.api_server.kill()
+    /// Its API server.
+    ///
+    /// # Panics
+    /// While that is killed.
+    pub fn api_server(&self) -> &Process {
+        self.api_server.as_ref().expect("the API server was started")
     }
 
-    /// Starts the API server again, with the same data at the same address, and returns when it is ready.
-    pub async fn start_api_server(&self) -> Result<()> {
-        self.api_server.start_again()?;
-        api_server_ready(&self.cluster, &self.api_server, &self.etcd).await
+    /// Kills the API server. Connections break, and new ones are refused.
+    pub fn kill_api_server(&mut self) {
+        self.api_server = None;
+    }
+
+    /// Starts a killed API server again, with the same data at the same address, and returns when it is ready.
+    pub async fn start_api_server(&mut self) -> Result<()> {
+        let started = self.api_server.get_or_insert_with(|| self.api_server_program.start());
+        answers(&self.cluster, started).await
     }
 
     /// Freezes the API server: connections stay open and new ones are accepted, but nothing is answered.
-    pub fn freeze_api_server(&self) -> Result<()> {
-        self.api_server.freeze()
+    pub async fn freeze_api_server(&self) {
+        self.api_server().stop().await;
     }
 
     /// Lets a frozen API server go on, and returns when it answers again.
     pub async fn thaw_api_server(&self) -> Result<()> {
-        self.api_server.thaw()?;
-        api_server_ready(&self.cluster, &self.api_server, &self.etcd).await
+        self.api_server().cont();
+        answers(&self.cluster, self.api_server()).await
     }
 
     pub(crate) fn authority(&self) -> &KubeAuthority {
@@ -126,63 +138,29 @@ impl ControlPlane {
         &self.directory
     }
 
-    pub(crate) fn reaper(&self) -> Arc<Mutex<Reaper>> {
-        self.reaper.clone()
-    }
-
     /// Writes `<name>.kubeconfig`, for a component that is known by its certificate.
     pub(crate) fn kubeconfig_of(&self, name: &str, user: &str, group: Option<&str>) -> Result<PathBuf> {
         write_kubeconfig(&self.directory, &self.authority, self.site, name, user, group)
     }
-
-    /// The controllers are at work once they have made the service account of a namespace.
-    async fn controllers_ready(&self) -> Result<()> {
-        let accounts: Api<ServiceAccount> = Api::namespaced(self.cluster.client().await?, "default");
-        let deadline = Instant::now() + READY_WITHIN;
-        while accounts.get_opt("default").await?.is_none() {
-            self.controllers.check()?;
-            ensure!(Instant::now() < deadline, "the controllers do nothing; log:\n{}", self.controllers.log_end());
-            sleep(Duration::from_millis(50)).await;
-        }
-        Ok(())
-    }
 }
 
-async fn api_server_ready(cluster: &KubeCluster, api_server: &KubeServer, etcd: &KubeServer) -> Result<()> {
+async fn answers(cluster: &KubeCluster, api_server: &Process) -> Result<()> {
     let client = cluster.client().await?;
-    let deadline = Instant::now() + READY_WITHIN;
-    loop {
-        match timeout(Duration::from_secs(5), ready(&client)).await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) if Instant::now() >= deadline => {
-                return Err(error.context(format!("the API server is not ready; log:\n{}", api_server.log_end())));
-            }
-            Err(_) if Instant::now() >= deadline => bail!("the API server does not answer"),
-            Ok(Err(_)) | Err(_) => {}
-        }
-        etcd.check()?;
-        api_server.check()?;
-        sleep(Duration::from_millis(50)).await;
-    }
-}
-
-async fn ready(client: &Client) -> Result<()> {
-    let request = http::Request::get("/readyz").body(Vec::new())?;
-    client.request_text(request).await?;
+    let attempt = || async {
+        let request = http::Request::get("/readyz").body(Vec::new())?;
+        // An attempt that went to a frozen server is never answered.
+        timeout(Duration::from_secs(5), client.request_text(request)).await??;
+        anyhow::Ok(())
+    };
+    api_server.ready(attempt).await;
     Ok(())
 }
 
-/// A port that nobody listens on, below the range the kernel hands out to connections: it must still be free when the
-/// API server comes back after a test has stopped it for minutes.
-fn free_port(address: Ipv4Addr) -> Result<u16> {
-    let mut random = rand::rng();
-    for _ in 0..200 {
-        let port = random.random_range(20_000..32_000);
-        if TcpListener::bind((address, port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    bail!("found no free port between 20000 and 32000")
+/// The controllers are at work once they have made the service account of a namespace.
+async fn at_work(cluster: &KubeCluster, controllers: &Process) -> Result<()> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client().await?, "default");
+    controllers.ready(|| accounts.get("default")).await;
+    Ok(())
 }
 
 fn write_files(directory: &Path, authority: &KubeAuthority, site: Site) -> Result<()> {

@@ -2,6 +2,9 @@
 
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
+use std::path::Path;
+
+use crate::process::Program;
 
 /// The controllers that tests without nodes can notice. The others watch everything too and would only cost time.
 const CONTROLLERS: &str = "namespace-controller,garbage-collector-controller,serviceaccount-controller,\
@@ -87,6 +90,12 @@ impl Site {
         }
         flags.into_iter().map(OsString::from).collect()
     }
+}
+
+/// A server that runs in `directory`.
+pub(crate) fn server(name: &str, program: &Path, directory: &Path) -> Program {
+    // `env` becomes the program itself, under the same process id.
+    Program::new(name, "env").arg("--chdir").arg(directory).arg(program)
 }
 
 /// etcd listens on sockets in its directory, so that it needs no ports.

@@ -4,18 +4,13 @@
 //! A bridge in a namespace of its own connects everybody. What is visible outside is one interface and a few routes over
 //! it; they vanish with the bridge's namespace, which ends with the process that holds it.
 
-use std::ffi::OsStr;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use tokio::time::sleep;
 
-use crate::kube_server::KubeServer;
-use crate::reaper::Reaper;
+use crate::process::{Process, Program};
 
 /// This machine's address in the network.
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 254);
@@ -25,7 +20,7 @@ const INTERFACE: &str = "tidings0";
 /// The bridge and this machine's way to it.
 #[derive(Debug)]
 pub(crate) struct KubeNetwork {
-    _switch: KubeServer,
+    _switch: Process,
     switch_pid: String,
 }
 
@@ -36,18 +31,17 @@ pub(crate) fn node_address(number: u8) -> Ipv4Addr {
 
 impl KubeNetwork {
     /// Makes the bridge, and this machine's interface with its address.
-    pub(crate) async fn start(directory: &Path, reaper: Arc<Mutex<Reaper>>) -> Result<KubeNetwork> {
+    pub(crate) async fn start() -> Result<KubeNetwork> {
         ensure!(
             !Path::new("/sys/class/net").join(INTERFACE).exists(),
             "the interface {INTERFACE} exists: another test cluster is running"
         );
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/switch.sh");
-        let arguments = [OsStr::new("--net"), OsStr::new("--fork"), OsStr::new("--kill-child"), script.as_os_str()];
-        let arguments = arguments.map(OsStr::to_owned).to_vec();
-        let switch = KubeServer::start("switch", "unshare".into(), arguments, directory, reaper)?;
-        let switch_pid = child_of(&switch).await?;
+        let switch = Program::new("switch", "unshare").args(["--net", "--fork", "--kill-child"]).arg(script).start();
+        let switch_pid = child_of(&switch).await;
         let network = KubeNetwork { _switch: switch, switch_pid };
-        network.until_bridge().await?;
+        let bridge = || std::future::ready(network.inside(&["ip", "link", "show", "switch0", "up"]));
+        network._switch.ready(bridge).await;
         ip(&["link", "add", INTERFACE, "type", "veth", "peer", "name", "host0", "netns", &network.switch_pid])?;
         network.plug("host0")?;
         ip(&["addr", "add", &format!("{HOST}/24"), "dev", INTERFACE])?;
@@ -75,31 +69,14 @@ impl KubeNetwork {
     fn inside(&self, command: &[&str]) -> Result<()> {
         run("nsenter", &[&["--target", &self.switch_pid, "--net"], command].concat())
     }
-
-    async fn until_bridge(&self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while let Err(error) = self.inside(&["ip", "link", "show", "switch0", "up"]) {
-            ensure!(Instant::now() < deadline, "there is no bridge: {error:#}");
-            sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
-    }
 }
 
 /// The process that `unshare --fork` runs in the new namespaces.
-pub(crate) async fn child_of(unshare: &KubeServer) -> Result<String> {
-    let pid = unshare.id().context("unshare is not running")?;
+pub(crate) async fn child_of(unshare: &Process) -> String {
+    let pid = unshare.id();
     let children = format!("/proc/{pid}/task/{pid}/children");
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let listed = std::fs::read_to_string(&children).with_context(|| format!("failed to read {children}"))?;
-        if let Some(child) = listed.split_whitespace().next() {
-            return Ok(child.to_owned());
-        }
-        unshare.check()?;
-        ensure!(Instant::now() < deadline, "unshare started nothing");
-        sleep(Duration::from_millis(10)).await;
-    }
+    let first = || std::fs::read_to_string(&children).ok()?.split_whitespace().next().map(str::to_owned);
+    unshare.ready(|| std::future::ready(first())).await
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {

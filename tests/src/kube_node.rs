@@ -1,6 +1,5 @@
 //! One node: containerd, kubelet and kube-proxy in namespaces of their own (`cluster/node.sh`).
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -9,7 +8,7 @@ use serde_json::json;
 use crate::control_plane::{ControlPlane, write_identity};
 use crate::kube_assets::NodeAssets;
 use crate::kube_network::{KubeNetwork, child_of, node_address, run};
-use crate::kube_server::KubeServer;
+use crate::process::{Process, Program};
 
 /// The pod sandbox's image, which [`NodeCluster`](crate::node_cluster::NodeCluster) makes.
 pub(crate) const PAUSE: &str = "tidings.test/pause:latest";
@@ -22,7 +21,7 @@ pub(crate) struct KubeNode {
     number: u8,
     pid: String,
     directory: PathBuf,
-    process: KubeServer,
+    process: Process,
 }
 
 impl KubeNode {
@@ -43,17 +42,13 @@ impl KubeNode {
 
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/node.sh");
         let namespaces = ["--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"];
-        let mut arguments: Vec<OsString> = namespaces.map(OsString::from).to_vec();
-        arguments.extend([
-            script.into(),
-            directory.clone().into(),
-            number.to_string().into(),
-            nodes.to_string().into(),
-        ]);
-        arguments.extend([assets.kubelet.clone().into(), assets.kube_proxy.clone().into()]);
-        let name = format!("node{number}");
-        let process = KubeServer::start(&name, "unshare".into(), arguments, plane.directory(), plane.reaper())?;
-        let pid = child_of(&process).await?;
+        let process = Program::new(format!("node{number}"), "unshare")
+            .args(namespaces)
+            .args([&script, &directory])
+            .args([number, nodes].map(|count| count.to_string()))
+            .args([&assets.kubelet, &assets.kube_proxy])
+            .start();
+        let pid = child_of(&process).await;
         network.connect(number, &pid)?;
         Ok(KubeNode { number, pid, directory, process })
     }
@@ -68,8 +63,8 @@ impl KubeNode {
     }
 
     /// Ends everything on the node at once, as a power failure would.
-    pub(crate) fn kill(&self) -> Result<()> {
-        self.process.kill()
+    pub(crate) fn kill(self) {
+        drop(self.process);
     }
 
     /// Imports an image archive.
@@ -81,7 +76,7 @@ impl KubeNode {
 
     /// What its programs have to say about why it is not ready.
     pub(crate) fn log_end(&self) -> String {
-        let mut text = self.process.log_end();
+        let mut text = self.process.output();
         for program in ["containerd", "kubelet", "kube-proxy"] {
             let log = std::fs::read(self.directory.join(format!("{program}.log"))).unwrap_or_default();
             let log = String::from_utf8_lossy(&log);

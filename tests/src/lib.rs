@@ -7,7 +7,8 @@
 //! - [`manifest`], [`publisher`]: what goes in. [`sse`], [`event_source`], [`web`], [`metrics`]: what comes out.
 //! - [`truth`], [`ledger`]: what was stored, and whether a record of a client agrees with it.
 //! - [`nats_protocol`], [`proxy`], [`raw`]: a bad network, and a publisher with bad manners.
-//! - `kube_*`, [`control_plane`], [`api_audit`], [`reaper`]: a real Kubernetes API server.
+//! - `kube_*`, [`kubectl`], [`control_plane`], [`api_audit`], [`reaper`]: a real Kubernetes API server;
+//!   [`node_cluster`], [`oci_image`]: nodes, and what they run.
 
 pub mod api_audit;
 pub mod control_plane;
@@ -23,7 +24,6 @@ mod kube_network;
 mod kube_node;
 pub mod kube_pod;
 pub mod kube_release;
-pub mod kube_server;
 pub mod kubectl;
 pub mod ledger;
 pub mod manifest;

@@ -5,7 +5,6 @@
 //! reachable from this machine under their own addresses. Everything ends, and is removed, with the process.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -22,8 +21,8 @@ use crate::kube_cluster::KubeCluster;
 use crate::kube_flags;
 use crate::kube_network::{HOST, KubeNetwork};
 use crate::kube_node::{CGROUP, KubeNode, PAUSE};
-use crate::kube_server::KubeServer;
 use crate::oci_image::OciImage;
+use crate::process::Process;
 use crate::reaper::Reaper;
 
 /// A node is ready after some 8 s on an idle machine.
@@ -34,9 +33,10 @@ const READY_WITHIN: Duration = Duration::from_secs(180);
 pub struct NodeCluster {
     // Dropped in this order.
     nodes: Vec<KubeNode>,
-    _scheduler: KubeServer,
+    _scheduler: Process,
     plane: ControlPlane,
     network: KubeNetwork,
+    _reaper: Reaper,
 }
 
 impl NodeCluster {
@@ -48,12 +48,12 @@ impl NodeCluster {
         }
         let assets = NodeAssets::find().await?;
         let directory = tempfile::Builder::new().prefix("tidings-cluster-").tempdir()?.keep();
-        let reaper = Arc::new(Mutex::new(Reaper::start_with_cgroup(&directory, CGROUP)?));
-        let network = KubeNetwork::start(&directory, reaper.clone()).await?;
-        let plane = ControlPlane::start_for_nodes(HOST, &directory, reaper.clone()).await?;
+        let reaper = Reaper::start_with_cgroup(&directory, CGROUP)?;
+        let network = KubeNetwork::start().await?;
+        let plane = ControlPlane::start_for_nodes(HOST, &directory).await?;
         plane.kubeconfig_of("scheduler", "system:kube-scheduler", None)?;
-        let flags = kube_flags::scheduler();
-        let scheduler = KubeServer::start("kube-scheduler", assets.scheduler.clone(), flags, &directory, reaper)?;
+        let scheduler = kube_flags::server("kube-scheduler", &assets.scheduler, &directory);
+        let scheduler = scheduler.args(kube_flags::scheduler()).start();
 
         let images = directory.join("images");
         std::fs::create_dir(&images)?;
@@ -61,7 +61,7 @@ impl NodeCluster {
         let dns = OciImage::new("tidings.test/coredns:latest", "/coredns")?;
         dns.program("/coredns", &assets.coredns)?.write(&images.join("coredns.tar"))?;
 
-        let mut cluster = NodeCluster { nodes: Vec::new(), _scheduler: scheduler, plane, network };
+        let mut cluster = NodeCluster { nodes: Vec::new(), _scheduler: scheduler, plane, network, _reaper: reaper };
         for number in 1..=nodes {
             let node = KubeNode::start(&cluster.plane, &cluster.network, &assets, &images, number, nodes).await?;
             cluster.nodes.push(node);
@@ -91,7 +91,7 @@ impl NodeCluster {
     pub fn kill_node(&mut self, number: u8) -> Result<()> {
         let position = self.nodes.iter().position(|node| node.number() == number);
         let node = self.nodes.remove(position.with_context(|| format!("there is no node {number}"))?);
-        node.kill()?;
+        node.kill();
         self.nodes.first().map_or(Ok(()), |left| self.network.route_services(left.number()))
     }
 

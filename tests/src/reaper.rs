@@ -1,26 +1,18 @@
-//! A helper process that cleans up after a test process, however that ends.
+//! A helper process that removes the files of a test process, however that ends.
 //!
-//! A value in a `static` is never dropped, and a killed process drops nothing at all. So whoever shares a server between
-//! the tests of a binary tells a reaper about it: a shell that waits for the end of its standard input, which the kernel
-//! closes when the test process is gone, then kills the processes it was told about and removes their directory.
+//! A value in a `static` is never dropped, and a killed process drops nothing at all. So whoever shares servers between
+//! the tests of a binary starts a reaper: a shell that waits for the end of its standard input, which the kernel closes
+//! when the test process is gone, then removes what is left on disk. Processes need no reaper: they die with
+//! [`process`](crate::process)'s.
 
-use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-/// Reads "+ pid" and "- pid" lines until the end of its input, then cleans up. What killed processes used may be busy for a
-/// moment longer, so removing is tried again.
+/// What killed processes used may be busy for a moment longer, so removing is tried again.
 const SCRIPT: &str = r#"
-pids=
-while read -r verb pid; do
-    left=
-    for known in $pids; do [ "$known" = "$pid" ] || left="$left $known"; done
-    [ "$verb" = - ] || left="$left $pid"
-    pids=$left
-done
-[ -z "$pids" ] || kill -KILL $pids 2>/dev/null
+cat >/dev/null
 for again in 1 2 3 4 5 6 7 8 9 10; do
     [ -z "$1" ] || rm -rf "$1" 2>/dev/null
     [ -z "$2" ] || find /sys/fs/cgroup -depth -type d -path "*/$2*" -exec rmdir {} + 2>/dev/null
@@ -29,7 +21,7 @@ for again in 1 2 3 4 5 6 7 8 9 10; do
 done
 "#;
 
-/// Kills what it knows and removes its directory when it is dropped, or when this process ends without dropping it.
+/// Removes a directory when it is dropped, or when this process ends without dropping it.
 #[derive(Debug)]
 pub struct Reaper {
     shell: Child,
@@ -50,21 +42,6 @@ impl Reaper {
         // Out of the terminal's foreground group: Ctrl-C ends the tests, and then the reaper does its work.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         Ok(Reaper { shell: command.spawn().context("failed to start the reaper")? })
-    }
-
-    /// From now on the process dies with this one.
-    pub fn watch(&mut self, pid: u32) -> Result<()> {
-        self.tell('+', pid)
-    }
-
-    /// The process has been waited for; its id may belong to another one from now on.
-    pub fn forget(&mut self, pid: u32) -> Result<()> {
-        self.tell('-', pid)
-    }
-
-    fn tell(&mut self, verb: char, pid: u32) -> Result<()> {
-        let input = self.shell.stdin.as_mut().context("the reaper has no input")?;
-        writeln!(input, "{verb} {pid}").context("failed to write to the reaper")
     }
 }
 

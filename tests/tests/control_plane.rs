@@ -197,25 +197,24 @@ async fn a_service_account_has_the_rights_it_was_given_and_no_other() -> Result<
 
 #[tokio::test]
 async fn a_restarted_api_server_keeps_data_address_and_tokens() -> Result<()> {
-    let plane = ControlPlane::start().await?;
-    let cluster = plane.cluster();
-    let namespace = cluster.namespace("restart").await?;
+    let mut plane = ControlPlane::start().await?;
+    let namespace = plane.cluster().namespace("restart").await?;
     let name = namespace.name();
-    let maps = config_maps(cluster.client().await?, name).await;
+    let maps = config_maps(plane.cluster().client().await?, name).await;
     maps.create(&PostParams::default(), &config_map("kept")).await?;
-    let kubectl = cluster.kubectl();
+    let kubectl = plane.cluster().kubectl();
     kubectl.run(&["create", "-n", name, "serviceaccount", "writer"]).await?;
     kubectl.run(&["create", "-n", name, "role", "writer", "--verb=create,get", "--resource=configmaps"]).await?;
     let subject = format!("--serviceaccount={name}:writer");
     kubectl.run(&["create", "-n", name, "rolebinding", "writer", "--role=writer", &subject]).await?;
-    let writer = config_maps(cluster.client_for(name, "writer").await?, name).await;
+    let writer = config_maps(plane.cluster().client_for(name, "writer").await?, name).await;
 
-    plane.kill_api_server()?;
+    plane.kill_api_server();
     maps.get("kept").await.expect_err("a killed API server answers nobody");
     plane.start_api_server().await?;
     maps.get("kept").await?;
 
-    plane.freeze_api_server()?;
+    plane.freeze_api_server().await;
     timeout(Duration::from_millis(500), maps.get("kept")).await.expect_err("a frozen API server answers nobody");
     plane.thaw_api_server().await?;
     maps.get("kept").await?;
