@@ -69,7 +69,7 @@ pub struct Arguments {
     #[arg(long, env = "TIDINGS_METRICS_CHANNELS", value_name = "N", default_value_t = 200)]
     metrics_channels: usize,
     /// What to log: error, warn, info, debug or trace, also per module as in info,tidings_gateway=debug
-    #[arg(long, env = "TIDINGS_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(long, env = "TIDINGS_LOG", value_name = "FILTER", default_value = "info,async_nats=warn")]
     log: String,
     /// How to log
     #[arg(long, env = "TIDINGS_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]

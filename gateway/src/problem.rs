@@ -145,8 +145,7 @@ impl From<Problem> for Reply {
             status: problem.status().as_u16(),
             detail: &problem.detail,
         };
-        let json = serde_json::to_vec(&document).unwrap_or_default();
-        let mut response = Response::new(reply::full(json));
+        let mut response = Response::new(reply::full(reply::json(&document)));
         *response.status_mut() = problem.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -169,7 +168,7 @@ mod tests {
         assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(
-            std::str::from_utf8(&body).unwrap(),
+            std::str::from_utf8(&body).unwrap().trim_end(),
             r#"{"type":"urn:tidings:problem:invalid-request","title":"The request is not valid","status":400,"detail":"write from=new"}"#
         );
     }

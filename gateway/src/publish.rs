@@ -181,7 +181,7 @@ pub fn acknowledgement(route: &Route, published: Published) -> (PostOutcome, Rep
         (RouteSource::Durable { .. }, false) => (PostOutcome::Stored, StatusCode::CREATED),
     };
     let body = Acknowledged { id: published.id, duplicate: published.duplicate };
-    let mut reply = reply::document("application/json", serde_json::to_vec(&body).unwrap_or_default());
+    let mut reply = reply::document("application/json", reply::json(&body));
     *reply.status_mut() = status;
     (outcome, reply)
 }
@@ -287,6 +287,6 @@ mod tests {
         let (outcome, reply) = acknowledgement(&route, published);
         assert_eq!((outcome, reply.status()), (PostOutcome::Duplicate, StatusCode::CREATED));
         let body = reply.into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(body, r#"{"id":"a-1","duplicate":true}"#);
+        assert_eq!(body, "{\"id\":\"a-1\",\"duplicate\":true}\n");
     }
 }

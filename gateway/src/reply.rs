@@ -7,6 +7,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
+use serde::Serialize;
 
 /// An answer.
 pub type Reply = Response<ReplyBody>;
@@ -22,6 +23,13 @@ pub fn empty() -> ReplyBody {
 /// A whole body.
 pub fn full(bytes: impl Into<Bytes>) -> ReplyBody {
     Full::new(bytes.into()).boxed_unsync()
+}
+
+/// A JSON document on a line of its own, for people at a terminal.
+pub fn json(document: &impl Serialize) -> Bytes {
+    let mut json = serde_json::to_vec(document).unwrap_or_default();
+    json.push(b'\n');
+    json.into()
 }
 
 /// A 200 with a whole body that nobody keeps.

@@ -1,0 +1,194 @@
+//! A gateway's public port within the test, with NATS away, and a client that reads bytes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tidings_crds::route::Route;
+use tidings_gateway::accept::Port;
+use tidings_gateway::app::App;
+use tidings_gateway::broker::{Broker, BrokerOptions};
+use tidings_gateway::config::{ConnectionLimits, RequestLimits};
+use tidings_gateway::connection::Protocol;
+use tidings_gateway::drain::Drain;
+use tidings_gateway::hub::{Hub, HubSettings};
+use tidings_gateway::listener::listen;
+use tidings_gateway::metrics::Metrics;
+use tidings_gateway::room::Room;
+use tidings_gateway::route_table::Change;
+use tidings_gateway::routes::Routes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Long enough for any machine, short enough to fail a test.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+pub const OPEN: &str = "/channels/demo/open/events";
+pub const TOKEN: &str = "/channels/demo/token/events";
+
+pub struct Server {
+    pub address: SocketAddr,
+    pub metrics: Arc<Metrics>,
+    pub drain: Arc<Drain>,
+    pub leave: CancellationToken,
+    pub task: tokio::task::JoinHandle<()>,
+}
+
+pub struct Settings {
+    pub connections: ConnectionLimits,
+    pub requests: RequestLimits,
+    pub room: u32,
+    pub routes: Option<Vec<Route>>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            connections: ConnectionLimits {
+                connections: None,
+                header_timeout: DEADLINE,
+                idle_timeout: DEADLINE,
+                header_bytes: 32 << 10,
+            },
+            requests: RequestLimits {
+                subscribers: None,
+                body_timeout: DEADLINE,
+                publish_bytes: 1 << 20,
+                trusted_proxies: Vec::new(),
+            },
+            room: 1_000,
+            routes: Some(vec![route("open", "Public", "Public"), route("token", "Token", "Disabled")]),
+        }
+    }
+}
+
+pub fn route(name: &str, subscribe: &str, publish: &str) -> Route {
+    Route::from_yaml(&format!(
+        "version: 1\nnamespace: demo\nname: {name}\ngeneration: 1\nstate: Active\n\
+         source: {{durability: Durable, stream: TIDINGS_demo_{name}}}\n\
+         topics: {{kind: Below, base: tidings.demo.{name}}}\n\
+         events: {{from: New, encoding: Text, heartbeatSeconds: 15, retryMilliseconds: 1000, maxEventBytes: 65536}}\n\
+         access: {{tokenSources: [Header], subscribe: {{mode: {subscribe}, topics: ['>']}}, \
+                   publish: {{mode: {publish}, topics: [news, 'user.*']}}}}\n\
+         cors: {{origins: ['https://shop.example'], allowCredentials: true}}\n\
+         limits: {{connectsPerSecond: 50}}\n"
+    ))
+    .unwrap()
+}
+
+impl Server {
+    pub fn start(settings: Settings) -> Self {
+        let metrics = Metrics::new(10);
+        // Port 9 is "discard": nobody listens there.
+        let options = BrokerOptions { url: "nats://127.0.0.1:9".to_owned(), name: "test".to_owned() };
+        let broker = Broker::connect(&options, metrics.clone()).unwrap();
+        let patience = Duration::from_millis(50);
+        let hub = Hub::new(broker, metrics.clone(), HubSettings { patience, ..HubSettings::default() });
+        let routes = Arc::new(Routes::default());
+        if let Some(known) = settings.routes {
+            let changes = known.into_iter().map(|route| Change { key: route.key(), route: Some(Arc::new(route)) });
+            routes.apply(&changes.collect::<Vec<_>>());
+        }
+        let (drain, room) = (Arc::new(Drain::new()), Arc::new(Room::new(settings.room)));
+        let app = App {
+            routes,
+            hub,
+            metrics: metrics.clone(),
+            drain: drain.clone(),
+            room: room.clone(),
+            limits: settings.requests,
+            demo: true,
+        };
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let port = Port {
+            name: "public",
+            listener,
+            protocol: Protocol::new(&settings.connections),
+            room,
+            handler: Arc::new(app),
+            metrics: Some(metrics.clone()),
+        };
+        let leave = CancellationToken::new();
+        let task = tokio::spawn(port.serve(leave.clone()));
+        Self { address, metrics, drain, leave, task }
+    }
+
+    pub async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends bytes over a new connection and reads until the server closes it.
+    pub async fn talk(&self, bytes: impl AsRef<[u8]>) -> String {
+        let mut stream = self.connect().await;
+        // The server may refuse and close before all is written.
+        let _ = stream.write_all(bytes.as_ref()).await;
+        read_to_end(&mut stream).await
+    }
+
+    /// One request over a connection that the client asks to be closed.
+    pub async fn ask(&self, method: &str, target: &str, headers: &str, body: &str) -> Answer {
+        let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+        let head = format!("{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{length}{headers}\r\n{body}");
+        Answer::read(&self.talk(head).await)
+    }
+
+    pub fn metric(&self, line: &str) -> Option<u64> {
+        let text = self.metrics.text().unwrap();
+        text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    pub async fn until_metric(&self, line: &str, value: u64) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.metric(line) != Some(value) {
+            assert!(Instant::now() < deadline, "{line} is {:?}, not {value}", self.metric(line));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+pub async fn read_to_end(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    // A reset after the answer is as good as an end.
+    let _ = timeout(DEADLINE, stream.read_to_end(&mut bytes)).await.expect("the server closes the connection");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn read(text: &str) -> Self {
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head in {text:?}"));
+        let mut lines = head.lines();
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let headers = lines.filter_map(|line| line.split_once(": ")).map(|(k, v)| (k.to_owned(), v.to_owned()));
+        Self { status, headers: headers.collect(), body: body.to_owned() }
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Everything but the date.
+    pub fn lasting(&self) -> (u16, Vec<&(String, String)>, &str) {
+        (self.status, self.headers.iter().filter(|(name, _)| name != "date").collect(), &self.body)
+    }
+
+    pub fn problem(&self) -> (u16, String) {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        let document: serde_json::Value = serde_json::from_str(&self.body).unwrap();
+        assert_eq!(document["status"], self.status);
+        for field in ["type", "title", "detail"] {
+            assert!(document[field].as_str().is_some_and(|text| !text.is_empty()), "{field} in {self:?}");
+        }
+        (self.status, document["detail"].as_str().unwrap().to_owned())
+    }
+}
+
