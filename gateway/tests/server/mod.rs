@@ -23,24 +23,24 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// Long enough for any machine, short enough to fail a test.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-pub const OPEN: &str = "/channels/demo/open/events";
-pub const TOKEN: &str = "/channels/demo/token/events";
+pub(crate) const OPEN: &str = "/channels/demo/open/events";
+pub(crate) const TOKEN: &str = "/channels/demo/token/events";
 
-pub struct Server {
-    pub address: SocketAddr,
-    pub metrics: Arc<Metrics>,
-    pub drain: Arc<Drain>,
-    pub leave: CancellationToken,
-    pub task: tokio::task::JoinHandle<()>,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) drain: Arc<Drain>,
+    pub(crate) leave: CancellationToken,
+    pub(crate) task: tokio::task::JoinHandle<()>,
 }
 
-pub struct Settings {
-    pub connections: ConnectionLimits,
-    pub requests: RequestLimits,
-    pub room: u32,
-    pub routes: Option<Vec<Route>>,
+pub(crate) struct Settings {
+    pub(crate) connections: ConnectionLimits,
+    pub(crate) requests: RequestLimits,
+    pub(crate) room: u32,
+    pub(crate) routes: Option<Vec<Route>>,
 }
 
 impl Default for Settings {
@@ -64,7 +64,7 @@ impl Default for Settings {
     }
 }
 
-pub fn route(name: &str, subscribe: &str, publish: &str) -> Route {
+pub(crate) fn route(name: &str, subscribe: &str, publish: &str) -> Route {
     Route::from_yaml(&format!(
         "version: 1\nnamespace: demo\nname: {name}\ngeneration: 1\nstate: Active\n\
          source: {{durability: Durable, stream: TIDINGS_demo_{name}}}\n\
@@ -79,7 +79,7 @@ pub fn route(name: &str, subscribe: &str, publish: &str) -> Route {
 }
 
 impl Server {
-    pub fn start(settings: Settings) -> Self {
+    pub(crate) fn start(settings: Settings) -> Self {
         let metrics = Metrics::new(10);
         // Port 9 is "discard": nobody listens there.
         let options = BrokerOptions { url: "nats://127.0.0.1:9".to_owned(), name: "test".to_owned() };
@@ -116,12 +116,12 @@ impl Server {
         Self { address, metrics, drain, leave, task }
     }
 
-    pub async fn connect(&self) -> TcpStream {
+    pub(crate) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
     /// Sends bytes over a new connection and reads until the server closes it.
-    pub async fn talk(&self, bytes: impl AsRef<[u8]>) -> String {
+    pub(crate) async fn talk(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut stream = self.connect().await;
         // The server may refuse and close before all is written.
         let _ = stream.write_all(bytes.as_ref()).await;
@@ -129,18 +129,18 @@ impl Server {
     }
 
     /// One request over a connection that the client asks to be closed.
-    pub async fn ask(&self, method: &str, target: &str, headers: &str, body: &str) -> Answer {
+    pub(crate) async fn ask(&self, method: &str, target: &str, headers: &str, body: &str) -> Answer {
         let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
         let head = format!("{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{length}{headers}\r\n{body}");
         Answer::read(&self.talk(head).await)
     }
 
-    pub fn metric(&self, line: &str) -> Option<u64> {
+    pub(crate) fn metric(&self, line: &str) -> Option<u64> {
         let text = self.metrics.text().unwrap();
         text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' ')?.parse().ok())
     }
 
-    pub async fn until_metric(&self, line: &str, value: u64) {
+    pub(crate) async fn until_metric(&self, line: &str, value: u64) {
         let deadline = Instant::now() + DEADLINE;
         while self.metric(line) != Some(value) {
             assert!(Instant::now() < deadline, "{line} is {:?}, not {value}", self.metric(line));
@@ -149,7 +149,7 @@ impl Server {
     }
 }
 
-pub async fn read_to_end(stream: &mut TcpStream) -> String {
+pub(crate) async fn read_to_end(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     // A reset after the answer is as good as an end.
     let _ = timeout(DEADLINE, stream.read_to_end(&mut bytes)).await.expect("the server closes the connection");
@@ -157,14 +157,14 @@ pub async fn read_to_end(stream: &mut TcpStream) -> String {
 }
 
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub fn read(text: &str) -> Self {
+    pub(crate) fn read(text: &str) -> Self {
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head in {text:?}"));
         let mut lines = head.lines();
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
@@ -172,16 +172,16 @@ impl Answer {
         Self { status, headers: headers.collect(), body: body.to_owned() }
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// Everything but the date.
-    pub fn lasting(&self) -> (u16, Vec<&(String, String)>, &str) {
+    pub(crate) fn lasting(&self) -> (u16, Vec<&(String, String)>, &str) {
         (self.status, self.headers.iter().filter(|(name, _)| name != "date").collect(), &self.body)
     }
 
-    pub fn problem(&self) -> (u16, String) {
+    pub(crate) fn problem(&self) -> (u16, String) {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
         let document: serde_json::Value = serde_json::from_str(&self.body).unwrap();
         assert_eq!(document["status"], self.status);
@@ -191,4 +191,3 @@ impl Answer {
         (self.status, document["detail"].as_str().unwrap().to_owned())
     }
 }
-
