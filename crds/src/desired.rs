@@ -111,16 +111,6 @@ pub fn subjects(channel: &Channel, grants: &SubjectGrants) -> Result<Vec<Pattern
     }
 }
 
-/// Whether a Route that was good once may stay in force while its Channel is refused: only if every subject in it is
-/// still granted. A withdrawn grant withdraws the Route.
-pub fn may_stay(route: &Route, grants: &SubjectGrants) -> bool {
-    let key = ChannelKey::new(route.namespace.as_str(), route.name.as_str());
-    match &route.topics {
-        TopicSpace::Below { base } => own_base(&key).as_ref() == Some(base),
-        TopicSpace::Whole { subjects } => subjects.iter().all(|subject| grants.allow(&key, subject).is_ok()),
-    }
-}
-
 /// The checks of the API server once more: an object may have been stored under an older schema, or come from a file.
 fn check(spec: &ChannelSpec) -> Result<(), Rejection> {
     let raw = serde_json::to_value(spec).map_err(|error| invalid(AcceptedReason::InvalidSpec, error))?;

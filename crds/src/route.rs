@@ -1,12 +1,17 @@
 //! The Route: what the operator tells gateways about one Channel, with every default filled in.
 //!
 //! Written as YAML, into a file (`--routes DIR`) or the key `route.yaml` of a ConfigMap. Gateways take a Route whole or
-//! not at all, and tell its [`Route::digest`] back.
+//! not at all, and tell its [`Route::digest`] back. What could break a gateway is refused when a Route is read: the folder
+//! or namespace it lies in may hold anything.
 
+use serde::de::Error;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::channel::{AccessMode, Encoding, Start, TokenSource};
+use crate::fault::Fault;
+use crate::rule::is_label;
+use crate::template::TopicTemplate;
 use crate::topic::TopicSpace;
 
 /// The version of this document; a gateway refuses others.
@@ -75,7 +80,8 @@ pub struct RouteEvents {
     pub encoding: Encoding,
     /// The longest silence before a heartbeat, in seconds.
     pub heartbeat_seconds: u32,
-    /// What clients are told to wait before they reconnect, in milliseconds.
+    /// What clients are told to wait before they reconnect, in milliseconds. The operator writes at
+    /// least 500.
     pub retry_milliseconds: u32,
     /// The largest publication sent as it is, in bytes; a larger one becomes a `tidings.oversize` event.
     pub max_event_bytes: u64,
@@ -151,7 +157,13 @@ impl Route {
     /// Reads the YAML document.
     pub fn from_yaml(text: &str) -> Result<Self, RouteError> {
         let route: Self = serde_yaml::from_str(text)?;
-        if route.version == ROUTE_VERSION { Ok(route) } else { Err(RouteError::Version(route.version)) }
+        if route.version != ROUTE_VERSION {
+            return Err(RouteError::Version(route.version));
+        }
+        match route.fault() {
+            Some(fault) => Err(serde_yaml::Error::custom(fault).into()),
+            None => Ok(route),
+        }
     }
 
     /// Writes the YAML document. Equal Routes give equal bytes.
@@ -171,5 +183,32 @@ impl Route {
     /// `namespace/name`.
     pub fn key(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// What could break a gateway: parts of subjects that are none, times that never pass, topics that say nothing.
+    fn fault(&self) -> Option<Fault> {
+        let sound = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+        let is_token = |text: &str| (1..=255).contains(&text.len()) && text.bytes().all(sound);
+        let stream = match &self.source {
+            RouteSource::Durable { stream, .. } => is_token(stream),
+            RouteSource::Ephemeral => true,
+        };
+        let topics = match &self.topics {
+            TopicSpace::Below { base } => base.is_literal(),
+            TopicSpace::Whole { subjects } => !subjects.is_empty(),
+        };
+        let templates = |grant: &RouteGrant| grant.topics.iter().all(|topic| topic.parse::<TopicTemplate>().is_ok());
+        let checks = [
+            (is_label(&self.namespace), "namespace", "write a DNS label"),
+            (is_label(&self.name), "name", "write a DNS label"),
+            (stream, "source.stream", "write letters, digits, underscores and dashes"),
+            (topics, "topics", "write a base without wildcards, or the subjects"),
+            (self.events.heartbeat_seconds > 0, "events.heartbeatSeconds", "write at least 1"),
+            (self.events.retry_milliseconds > 0, "events.retryMilliseconds", "write at least 1"),
+            (self.events.max_event_bytes > 0, "events.maxEventBytes", "write at least 1"),
+            (templates(&self.access.subscribe), "access.subscribe.topics", "write topics, with claims in braces"),
+            (templates(&self.access.publish), "access.publish.topics", "write topics, with claims in braces"),
+        ];
+        checks.into_iter().find(|(holds, _, _)| !holds).map(|(_, path, message)| Fault::new(path, message))
     }
 }
