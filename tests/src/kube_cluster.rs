@@ -70,7 +70,7 @@ impl KubeCluster {
         Ok(KubeCluster { kubeconfig, config, directory, kubectl: PathBuf::from("kubectl"), given: Some(files) })
     }
 
-    /// Whether this is the user's cluster, where a test must leave nothing behind and can stop nothing.
+    /// Whether this is the user's cluster, where a test cleans up after itself and can stop nothing.
     pub fn is_given(&self) -> bool {
         self.given.is_some()
     }

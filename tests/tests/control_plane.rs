@@ -101,6 +101,7 @@ async fn rules_of_a_custom_resource_refuse_with_their_message() -> Result<()> {
     kubectl.run_with(&apply, &gadget(9, "red")).await?;
     let refused = kubectl.refused(&apply, &gadget(9, "blue")).await?;
     assert!(refused.contains("color is immutable"), "{refused}");
+    kubectl.run(&["delete", "crd", "gadgets.example.com"]).await?;
     Ok(())
 }
 
