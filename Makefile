@@ -24,10 +24,11 @@ test: ## Run all tests; installs what they need (nats-server, Chromium) in pinne
 check: lint ## Run the lints and the unit tests: a few minutes, right before every commit
 	cargo test --workspace --lib --bins
 
-lint: ## Check format, lints, generated files, licences and duplicate dependencies
+lint: ## Check format, lints, generated files, docs, licences and duplicate dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	@exec scripts/generate.sh --check
+	@scripts/generate.sh --check
+	@scripts/check-docs.sh
 	@$(MAKE) --no-print-directory deny
 
 fmt: ## Format the code
