@@ -213,7 +213,8 @@ impl StreamSpec {
         observed.foreign_to(&ours(CLUSTER_METADATA), &key)
     }
 
-    /// As nats-server's `configUpdateCheck` refuses them (2.15).
+    /// As nats-server's `configUpdateCheck` refuses them (2.15). It would let go of a mirror or of sources, but what they
+    /// have brought in would stay among the events.
     fn immutable(&self, observed: &Self) -> Vec<ImmutableField> {
         let mut found = Vec::new();
         let mut check = |field, differs: bool, observed: &dyn fmt::Debug, wanted: &dyn fmt::Debug| {
