@@ -8,7 +8,7 @@ mod arbitrary;
 
 use std::collections::BTreeSet;
 
-use kube::core::cel::{ValidationError, Validator};
+use kube::core::cel::{CompiledSchema, ValidationError, Validator, compile_schema};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tidings_crds::channel::{Channel, ChannelSpec};
@@ -22,7 +22,9 @@ fn channel(name: &str, spec: &Value) -> Channel {
 
 fn faults_by_cel(channel: &Channel, old: Option<&Channel>) -> Vec<Fault> {
     let json = |channel: &Channel| serde_json::to_value(channel).unwrap();
-    match Validator::new().validate(definition::schema(), &json(channel), old.map(json).as_ref()) {
+    thread_local!(static RULES: CompiledSchema = compile_schema(definition::schema()));
+    let verdict = RULES.with(|rules| Validator::new().validate_compiled(rules, &json(channel), old.map(json).as_ref()));
+    match verdict {
         Ok(()) => Vec::new(),
         Err(errors) => sorted(errors.into_vec().into_iter().map(|error| fault(&error)).collect()),
     }
