@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_nats::jetstream::context::{RequestError, RequestErrorKind};
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -59,7 +59,16 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
-    /// The URL or the certificates.
+    /// The URL.
+    #[error("{url} is no address of NATS servers: write nats://HOST:PORT, several separated by commas")]
+    Url {
+        /// As configured, without a password.
+        url: String,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// The certificates.
     #[error("failed to set up the connection to NATS at {url}")]
     Options {
         /// As configured, without a password.
@@ -161,8 +170,9 @@ impl Streams {
         if let Some(file) = &config.ca {
             options = options.add_root_certificates(file.clone());
         }
-        let servers: Vec<String> = config.url.split(',').map(|url| url.trim().to_owned()).collect();
         let url = without_password(&config.url);
+        let servers = servers(&config.url).map_err(|source| ConnectError::Url { url: url.clone(), source })?;
+        options = with_login(options, &servers);
         let client =
             options.connect(servers).await.map_err(|source| ConnectError::Options { url: url.clone(), source })?;
         info!(%url, "Connecting to NATS.");
@@ -300,6 +310,25 @@ fn pause(attempts: usize) -> Duration {
     longest.mul_f64(rand::random_range(0.5..=1.0))
 }
 
+fn servers(url: &str) -> io::Result<Vec<ServerAddr>> {
+    url.split(',').map(|url| url.trim().parse()).collect()
+}
+
+/// The client library does not look at what an address says about a user; the first that names one counts.
+fn with_login(options: ConnectOptions, servers: &[ServerAddr]) -> ConnectOptions {
+    let Some(server) = servers.iter().find(|server| server.username().is_some()) else { return options };
+    match (server.username().map(decoded), server.password().map(decoded)) {
+        (Some(user), Some(password)) => options.user_and_password(user, password),
+        (Some(token), None) => options.token(token),
+        (None, _) => options,
+    }
+}
+
+/// Without the percent signs that a URL needs.
+fn decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
 fn without_password(url: &str) -> String {
     url.split(',')
         .map(|one| match (one.split_once("://"), one.rsplit_once('@')) {
@@ -323,6 +352,13 @@ mod tests {
             let late = pause(usize::MAX);
             assert!(late >= LONGEST_PAUSE / 2 && late <= LONGEST_PAUSE, "{late:?}");
         }
+    }
+
+    #[test]
+    fn a_login_in_the_address_is_decoded() {
+        assert_eq!(decoded("p%40ss%2Fword%"), "p@ss/word%");
+        assert!(servers("nats://a:1, nats://b:2").is_ok_and(|servers| servers.len() == 2));
+        assert!(servers("nats://a:99999").is_err());
     }
 
     #[test]
