@@ -295,6 +295,21 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_lists_every_flag_with_its_variable_and_default() {
+        const REFERENCE: &str = include_str!("../../docs/reference/operator.md");
+        for arg in Args::command().get_arguments().filter(|arg| arg.get_long().is_some()) {
+            let long = arg.get_long().unwrap();
+            let row = REFERENCE.lines().find(|line| line.starts_with(&format!("| `--{long}` |")));
+            let row = row.unwrap_or_else(|| panic!("--{long} is not in the reference"));
+            let env = arg.get_env().unwrap().to_str().unwrap();
+            assert!(row.contains(&format!("| `{env}` |")), "{row}");
+            for default in arg.get_default_values() {
+                assert!(row.contains(&format!("| `{}` |", default.to_str().unwrap())), "{row}");
+            }
+        }
+    }
+
+    #[test]
     fn a_leading_colon_means_every_address() {
         let every: Listen = ":9091".parse().unwrap();
         assert_eq!(every.candidates(), ["[::]:9091".parse().unwrap(), "0.0.0.0:9091".parse().unwrap()]);

@@ -155,6 +155,16 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_lists_every_metric() {
+        const REFERENCE: &str = include_str!("../../docs/reference/operator.md");
+        for line in Metrics::new().text().lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let (name, kind) = line.split_once(' ').unwrap();
+            let name = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
+            assert!(REFERENCE.contains(&format!("| `{name}` |")), "{name} is not in the reference");
+        }
+    }
+
+    #[test]
     fn counters_carry_their_labels() {
         let metrics = Metrics::new();
         metrics.reconciled(Outcome::Rejected, std::time::Duration::from_millis(3));
