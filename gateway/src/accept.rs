@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::connection::{Handler, Protocol};
+use crate::connection::{Departure, Handler, Protocol};
 use crate::metrics::Metrics;
 use crate::room::Room;
 
@@ -37,23 +37,24 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_s
 // === impl Port ===
 
 impl<H: Handler> Port<H> {
-    /// Accepts until `leave`, then waits until every connection has ended by itself. Whoever cannot wait drops the
-    /// future: that ends the connections too.
-    pub async fn serve(self, leave: CancellationToken) {
+    /// Accepts until it is to close, then waits until every connection has ended by itself. Whoever cannot wait drops
+    /// the future: that ends the connections too.
+    pub async fn serve(self, departure: Departure) {
         let port = Arc::new(self);
         let connections = TaskTracker::new();
         let cut = CancellationToken::new();
         let _cut_when_dropped = cut.clone().drop_guard();
+        let close = departure.close.clone();
         let mut pause = PAUSE.0;
         loop {
-            let Some(place) = leave.run_until_cancelled(port.place()).await.flatten() else { break };
-            match leave.run_until_cancelled(port.listener.accept()).await {
+            let Some(place) = close.run_until_cancelled(port.place()).await.flatten() else { break };
+            match close.run_until_cancelled(port.listener.accept()).await {
                 None => break,
                 Some(Ok((stream, peer))) => {
                     pause = PAUSE.0;
-                    let (port, leave, cut) = (port.clone(), leave.clone(), cut.clone());
+                    let (port, departure, cut) = (port.clone(), departure.clone(), cut.clone());
                     connections.spawn(async move {
-                        cut.run_until_cancelled(port.connection(stream, peer, leave)).await;
+                        cut.run_until_cancelled(port.connection(stream, peer, departure)).await;
                         drop(place);
                     });
                 }
@@ -63,7 +64,7 @@ impl<H: Handler> Port<H> {
                         metrics.accept_error();
                     }
                     warn!(port = port.name, %error, ?pause, "Failed to accept a connection; trying again.");
-                    leave.run_until_cancelled(tokio::time::sleep(pause)).await;
+                    close.run_until_cancelled(tokio::time::sleep(pause)).await;
                     pause = (pause * 2).min(PAUSE.1);
                 }
             }
@@ -83,9 +84,9 @@ impl<H: Handler> Port<H> {
         self.room.enter().await
     }
 
-    async fn connection(&self, stream: TcpStream, peer: SocketAddr, leave: CancellationToken) {
+    async fn connection(&self, stream: TcpStream, peer: SocketAddr, departure: Departure) {
         let _open = self.metrics.clone().map(Open::new);
-        if let Err(fault) = self.protocol.serve(stream, peer, self.handler.clone(), leave).await {
+        if let Err(fault) = self.protocol.serve(stream, peer, self.handler.clone(), departure).await {
             if let Some(metrics) = &self.metrics {
                 metrics.connection_fault(fault);
             }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Uri};
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use http_body::Body;
 use hyper::body::Incoming;
 use tracing::debug;
@@ -79,7 +80,7 @@ impl App {
     {
         let started = Instant::now();
         let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
-        let (operation, reply) = if uri.path_and_query().is_some_and(|text| text.as_str().len() > MAX_URI_BYTES) {
+        let (operation, mut reply) = if uri.path_and_query().is_some_and(|text| text.as_str().len() > MAX_URI_BYTES) {
             let problem =
                 Problem::new(ProblemKind::UriTooLong, "an address has at most 8 KiB: use wildcards in topics");
             (Operation::Other, problem.into())
@@ -94,6 +95,9 @@ impl App {
         } else {
             (Operation::Other, self.elsewhere(&method, uri.path()))
         };
+        if self.drain.phase() >= Phase::Draining {
+            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         self.metrics.request(operation, reply.status());
         // Never the query: it may hold a token.
         debug!(%method, path = uri.path(), status = reply.status().as_u16(), %peer, took = ?started.elapsed(), "Answered.");
@@ -177,8 +181,8 @@ impl App {
             TurnedAway::Broker => "NATS does not answer: come back later",
         };
         let base = Duration::from_millis(served.route.events.retry_milliseconds.into());
-        // Over another connection, where this one is in the way or leads to the wrong gateway.
-        let close = matches!(reason, TurnedAway::Connections | TurnedAway::Draining);
+        // Over another connection, where this one is in the way.
+        let close = reason == TurnedAway::Connections;
         retry::later(call.headers, retry::jittered(base, &mut rand::rng()), why, close)
     }
 

@@ -34,6 +34,15 @@ pub struct Protocol {
     header_timeout: Duration,
 }
 
+/// When a port's connections are to end.
+#[derive(Clone, Debug, Default)]
+pub struct Departure {
+    /// From now on every answer is the last one of its connection: what reconnects, reconnects elsewhere.
+    pub last: CancellationToken,
+    /// No further connection, no further request.
+    pub close: CancellationToken,
+}
+
 /// Streams on one HTTP/2 connection; proxies open another connection for more.
 const MAX_STREAMS: u32 = 250;
 
@@ -72,7 +81,7 @@ impl Protocol {
         Self { builder, header_timeout: limits.header_timeout }
     }
 
-    /// Serves a connection to its end. After `leave` it takes no further request and ends with the open ones.
+    /// Serves a connection to its end.
     ///
     /// The first request head has to arrive in time, whatever the protocol: a connection that sends nothing, or an
     /// HTTP/2 preface and nothing more, would be waited for for ever otherwise.
@@ -81,7 +90,7 @@ impl Protocol {
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: SocketAddr,
         handler: Arc<H>,
-        leave: CancellationToken,
+        departure: Departure,
     ) -> Result<(), ConnectionFault> {
         let asked = Arc::new(AtomicBool::new(false));
         let service = {
@@ -93,23 +102,30 @@ impl Protocol {
             })
         };
         let mut connection = std::pin::pin!(self.builder.serve_connection(TokioIo::new(io), service));
-        {
-            let mut first = std::pin::pin!(tokio::time::sleep(self.header_timeout));
+        let mut first = std::pin::pin!(tokio::time::sleep(self.header_timeout));
+        let (mut waited, mut last, mut closing) = (false, false, false);
+        loop {
             tokio::select! {
                 ended = connection.as_mut() => return fault(ended, asked.load(Relaxed)),
-                () = first.as_mut() => {
+                () = first.as_mut(), if !waited => {
+                    waited = true;
                     if !asked.load(Relaxed) {
                         return Err(ConnectionFault::HeaderTimeout);
                     }
                 }
-                () = leave.cancelled() => {}
+                // One that has not asked yet still gets its answer; the handler then closes it.
+                () = departure.last.cancelled(), if !last => {
+                    last = true;
+                    if asked.load(Relaxed) {
+                        connection.as_mut().graceful_shutdown();
+                    }
+                }
+                () = departure.close.cancelled(), if !closing => {
+                    closing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
             }
         }
-        tokio::select! {
-            ended = connection.as_mut() => return fault(ended, asked.load(Relaxed)),
-            () = leave.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        fault(connection.await, asked.load(Relaxed))
     }
 }
 

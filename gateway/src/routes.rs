@@ -181,7 +181,10 @@ impl RouteFiles {
         for change in &changes {
             if let Some(route) = &change.route {
                 metrics.route_changed(RouteChange::Applied);
-                info!(channel = %change.key, generation = route.generation, digest = %route.digest(), "Took up a route.");
+                // Thousands at the start; one line below sums them up.
+                if !first {
+                    info!(channel = %change.key, generation = route.generation, digest = %route.digest(), "Took up a route.");
+                }
             } else {
                 metrics.route_changed(RouteChange::Removed);
                 metrics.channel_removed(&change.key, Instant::now());

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::accept::Port;
@@ -16,7 +15,7 @@ use crate::admin::Admin;
 use crate::app::App;
 use crate::broker::{Broker, BrokerError, BrokerOptions};
 use crate::config::{Config, ConnectionLimits};
-use crate::connection::Protocol;
+use crate::connection::{Departure, Protocol};
 use crate::drain::{Drain, DrainTimes, Phase};
 use crate::hub::{Hub, HubSettings};
 use crate::listener::{ListenFailed, listen};
@@ -63,7 +62,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     let broker = Broker::connect(&BrokerOptions { url: config.nats, name: NAME.to_owned() }, metrics.clone())?;
     let hub = Hub::new(broker, metrics.clone(), HubSettings::default());
 
-    let leave = CancellationToken::new();
+    let departure = Departure::default();
     let room = Arc::new(Room::within_open_file_limit(config.connections.connections));
     let address =
         |listener: &tokio::net::TcpListener| listener.local_addr().map(|at| at.to_string()).unwrap_or_default();
@@ -91,7 +90,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     };
     // The admin port answers to the very end.
     core.spawn(async move {
-        admin.serve(CancellationToken::new()).await;
+        admin.serve(Departure::default()).await;
         "the admin port"
     });
     let followed = {
@@ -120,7 +119,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         }),
         metrics: Some(metrics.clone()),
     };
-    let mut public = tokio::spawn(public.serve(leave.clone()));
+    let mut public = tokio::spawn(public.serve(departure.clone()));
 
     let ask = tokio::select! {
         ask = signals.next() => ask,
@@ -135,13 +134,13 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         Ask::Quick => QUICK,
     };
     tokio::select! {
-        () = depart(times, &hub, &drain, &metrics) => {}
+        () = depart(times, &hub, &drain, &metrics, &departure) => {}
         _ = signals.next() => {
             warn!(subscribers = hub.subscribers(), "Asked again: ending at once.");
             return Ok(());
         }
     }
-    leave.cancel();
+    departure.close.cancel();
     if timeout(CLOSING, public).await.is_err() {
         warn!("Some connections did not close in time.");
     }
@@ -153,12 +152,13 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
 }
 
 /// From the signal to the last stream's end.
-async fn depart(times: DrainTimes, hub: &Hub, drain: &Drain, metrics: &Metrics) {
+async fn depart(times: DrainTimes, hub: &Hub, drain: &Drain, metrics: &Metrics, departure: &Departure) {
     info!(subscribers = hub.subscribers(), delay = ?times.delay, window = ?times.window, "Leaving.");
     metrics.draining();
     drain.enter(Phase::Leaving);
     sleep(times.delay).await;
     drain.enter(Phase::Draining);
+    departure.last.cancel();
     info!(subscribers = hub.subscribers(), "Draining.");
     hub.drain(times.window);
     let deadline = Instant::now() + times.window + LATE;

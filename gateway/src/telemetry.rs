@@ -14,7 +14,7 @@ pub fn start(config: &Config) -> Result<(), ParseError> {
     // A second start in one process (tests) keeps the first.
     let _ = match config.log_format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Text => builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init(),
     };
     Ok(())
 }

@@ -97,13 +97,10 @@ async fn connections_beyond_the_room_wait_until_one_has_left() {
 #[tokio::test]
 async fn leaving_closes_idle_connections_and_ends() {
     let server = Server::start(Settings::default());
-    let mut idle = server.connect().await;
-    idle.write_all(b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    let mut first = [0; 12];
-    idle.read_exact(&mut first).await.unwrap();
+    let mut idle = server.keep_alive().await;
     let mut silent = server.connect().await;
     server.until_metric("tidings_connections", 2).await;
-    server.leave.cancel();
+    server.departure.close.cancel();
     read_to_end(&mut idle).await;
     read_to_end(&mut silent).await;
     timeout(DEADLINE, server.task).await.expect("the port ends").unwrap();
@@ -189,12 +186,19 @@ async fn while_draining_new_subscribers_are_sent_elsewhere() {
     let leaving = server.ask("GET", OPEN, "", "").await;
     assert_eq!(server.metric(r#"tidings_turned_away_total{channel="demo/open",reason="draining"}"#), Some(0));
     assert_eq!(leaving.status, 200);
+    let (mut kept, early) = (server.keep_alive().await, server.connect().await);
+    server.until_metric("tidings_connections", 2).await;
     server.drain.enter(Phase::Draining);
-    let answer = server.talk(format!("GET {OPEN} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
-    let draining = Answer::read(&answer);
-    assert_eq!((draining.status, draining.header("connection")), (200, Some("close")));
-    assert!(draining.body.starts_with("retry: "), "{answer}");
-    assert_eq!(server.metric(r#"tidings_turned_away_total{channel="demo/open",reason="draining"}"#), Some(1));
+    server.departure.last.cancel();
+    read_to_end(&mut kept).await;
+    // One that was connected and had not asked yet, and a new one.
+    for mut stream in [early, server.connect().await] {
+        stream.write_all(format!("GET {OPEN} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        let draining = Answer::read(&read_to_end(&mut stream).await);
+        assert_eq!((draining.status, draining.header("connection")), (200, Some("close")));
+        assert!(draining.body.starts_with("retry: "), "{draining:?}");
+    }
+    assert_eq!(server.metric(r#"tidings_turned_away_total{channel="demo/open",reason="draining"}"#), Some(2));
     assert_eq!(server.ask("GET", TOKEN, "", "").await.status, 401, "a refusal stays one");
 }
 

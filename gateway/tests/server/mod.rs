@@ -9,7 +9,7 @@ use tidings_gateway::accept::Port;
 use tidings_gateway::app::App;
 use tidings_gateway::broker::{Broker, BrokerOptions};
 use tidings_gateway::config::{ConnectionLimits, RequestLimits};
-use tidings_gateway::connection::Protocol;
+use tidings_gateway::connection::{Departure, Protocol};
 use tidings_gateway::drain::Drain;
 use tidings_gateway::hub::{Hub, HubSettings};
 use tidings_gateway::listener::listen;
@@ -20,7 +20,6 @@ use tidings_gateway::routes::Routes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 /// Long enough for any machine, short enough to fail a test.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -32,7 +31,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) drain: Arc<Drain>,
-    pub(crate) leave: CancellationToken,
+    pub(crate) departure: Departure,
     pub(crate) task: tokio::task::JoinHandle<()>,
 }
 
@@ -111,13 +110,24 @@ impl Server {
             handler: Arc::new(app),
             metrics: Some(metrics.clone()),
         };
-        let leave = CancellationToken::new();
-        let task = tokio::spawn(port.serve(leave.clone()));
-        Self { address, metrics, drain, leave, task }
+        let departure = Departure::default();
+        let task = tokio::spawn(port.serve(departure.clone()));
+        Self { address, metrics, drain, departure, task }
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// A connection that has got one answer and waits for the next request.
+    pub(crate) async fn keep_alive(&self) -> TcpStream {
+        let mut stream = self.connect().await;
+        stream.write_all(b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(timeout(DEADLINE, stream.read_u8()).await.unwrap().unwrap());
+        }
+        stream
     }
 
     /// Sends bytes over a new connection and reads until the server closes it.
