@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tidings_crds::position::Position;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
@@ -239,6 +240,12 @@ impl EventSource {
         taken
     }
 
+    /// Waits until the client knows that it stands at `sequence` or behind it.
+    pub async fn reaches(&self, sequence: u64) {
+        let what = format!("the client reaches sequence {sequence}");
+        self.wait_for(&what, |record| (sequence_of(&last_id(record))? >= sequence).then_some(())).await;
+    }
+
     /// Breaks the connection as a network would; the client reconnects by itself.
     pub fn interrupt(&self) {
         self.interrupt.notify_one();
@@ -290,6 +297,11 @@ pub fn last_id(record: &Record) -> String {
         _ => None,
     });
     ids.map(String::as_str).next().unwrap_or_default().to_owned()
+}
+
+/// The sequence in an id; `None` if it is no position.
+pub fn sequence_of(id: &str) -> Option<u64> {
+    id.parse().ok().map(|position: Position| position.sequence)
 }
 
 struct Client {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use async_nats::jetstream;
 use tempfile::TempDir;
@@ -14,6 +13,8 @@ use crate::manifest::Manifest;
 use crate::nats::{Nats, NatsSettings};
 use crate::operator::Operator;
 use crate::proxy::Proxy;
+use crate::publisher::Publisher;
+use crate::truth::{Incarnation, Truth};
 use crate::wait::{PATIENCE, eventually};
 use crate::web::Request;
 
@@ -218,6 +219,17 @@ impl Installation {
         self.nats.jetstream().await
     }
 
+    /// A publisher to a durable channel, over a connection of its own.
+    pub async fn publisher(&self, manifest: &Manifest) -> Publisher {
+        Publisher::new(&self.jetstream().await, manifest)
+    }
+
+    /// What a durable channel's stream holds now.
+    pub async fn truth(&self, manifest: &Manifest) -> Truth {
+        let stream = self.publisher(manifest).await.stream().await;
+        Truth(vec![Incarnation::read(&stream, manifest).await])
+    }
+
     /// Waits until a gateway has this many subscribers.
     pub async fn subscribers(&self, gateway: usize, count: u32) {
         eventually(PATIENCE, &format!("the gateway has {count} subscribers"), || async {
@@ -232,6 +244,3 @@ impl Installation {
 async fn applied(gateway: &Gateway) -> f64 {
     gateway.metrics().await.sum_where("tidings_route_changes_total", &["change=\"applied\""])
 }
-
-/// How long a gateway waits between two looks at a quiet channel, at most; a repair takes that long and some.
-pub const TAIL_CHECK: Duration = Duration::from_secs(30);

@@ -31,6 +31,36 @@ pub enum From {
     All,
 }
 
+// === impl Request ===
+
+impl Request {
+    /// Everything that exists.
+    pub fn all() -> Self {
+        Self { topics: TopicSet::all(), from: From::All }
+    }
+
+    /// Everything from now on.
+    pub fn new() -> Self {
+        Self { topics: TopicSet::all(), from: From::New }
+    }
+
+    /// Of these topics only.
+    ///
+    /// # Panics
+    /// When one is no filter.
+    pub fn topics(mut self, filters: &[&str]) -> Self {
+        let filters = filters.iter().map(|filter| filter.parse().expect("a topic filter"));
+        self.topics = TopicSet::new(filters).unwrap_or_else(TopicSet::all);
+        self
+    }
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Something the promise forbids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -91,7 +121,7 @@ pub struct Gap {
 
 /// Checks a whole record, taken when everything stored had had its time to arrive.
 pub fn check(truth: &Truth, request: &Request, record: &Record) -> Vec<Fault> {
-    let mut reader = Reader { truth, request, at: None, last_id: String::new(), faults: Vec::new() };
+    let mut reader = Reader { truth, request, at: None, last_id: String::new(), fresh: false, faults: Vec::new() };
     for entry in record {
         match &entry.what {
             Happening::Connecting(id) => reader.connect(id, entry.at),
@@ -106,6 +136,13 @@ pub fn check(truth: &Truth, request: &Request, record: &Record) -> Vec<Fault> {
         reader.finish(last.at);
     }
     reader.faults
+}
+
+/// Checks a whole record, and panics with what is wrong with it.
+pub fn assert_faultless(truth: &Truth, request: &Request, record: &Record) {
+    let faults = check(truth, request, record);
+    let shown: Vec<_> = faults.iter().take(20).collect();
+    assert!(faults.is_empty(), "{} faults, the first of them: {shown:#?}", faults.len());
 }
 
 /// The gaps of a record, in order.
@@ -123,6 +160,8 @@ struct Reader<'t> {
     /// What was proven to the subscriber: everything up to this sequence of this incarnation.
     at: Option<(&'t Incarnation, u64)>,
     last_id: String,
+    /// Whether it asked for what exists and has seen nothing of it: what goes meanwhile is no loss.
+    fresh: bool,
     faults: Vec<Fault>,
 }
 
@@ -130,12 +169,14 @@ impl<'t> Reader<'t> {
     /// A client without a position starts anew with every connection.
     fn connect(&mut self, id: &str, now: Instant) {
         if !id.is_empty() {
+            self.fresh = false;
             if self.last_id.is_empty() {
                 self.at = self.find(id).map(|(incarnation, position)| (incarnation, position.sequence));
                 id.clone_into(&mut self.last_id);
             }
             return;
         }
+        self.fresh = self.request.from == From::All;
         let newest = self.truth.0.last();
         self.at = newest.map(|incarnation| match self.request.from {
             From::New => (incarnation, incarnation.acknowledged_by(now)),
@@ -158,7 +199,7 @@ impl<'t> Reader<'t> {
             } else if position.sequence < at {
                 self.faults.push(Fault::Back { from: at, to: position.sequence });
             } else {
-                self.pass(incarnation, at, position.sequence + 1, !opening, now);
+                self.pass(incarnation, at, position.sequence + 1, !opening && !self.fresh, now);
             }
         }
         self.at = Some((incarnation, position.sequence));
@@ -172,7 +213,7 @@ impl<'t> Reader<'t> {
             if sequence <= at {
                 self.faults.push(Fault::Back { from: at, to: sequence });
             }
-            self.pass(incarnation, at, sequence, !self.last_id.is_empty(), now);
+            self.pass(incarnation, at, sequence, !self.last_id.is_empty() && !self.fresh, now);
         }
         match incarnation.facts.get(&sequence) {
             None => self.faults.push(Fault::Id(event.id.clone())),
@@ -187,6 +228,7 @@ impl<'t> Reader<'t> {
             }
             Some(_) => {}
         }
+        self.fresh = false;
         self.at = Some((incarnation, sequence));
         event.id.clone_into(&mut self.last_id);
     }
@@ -227,6 +269,7 @@ impl<'t> Reader<'t> {
                     self.faults.push(wrong("reset, and in the same epoch"));
                 }
                 self.pass(incarnation, 0, resumed.sequence + 1, false, now);
+                self.fresh = true;
             }
             ("reset" | "unknown-position", None) => {}
             ("unknown-position", Some(_)) => self.faults.push(wrong("the position is known")),
@@ -343,10 +386,6 @@ mod tests {
         happenings.into_iter().map(|what| Entry { at: late, what }).collect()
     }
 
-    fn all() -> Request {
-        Request { topics: TopicSet::all(), from: From::All }
-    }
-
     fn faults(truth: &Incarnation, request: &Request, record: Record) -> Vec<Fault> {
         check(&Truth(vec![truth.clone()]), request, &record)
     }
@@ -355,7 +394,7 @@ mod tests {
     fn a_complete_record_has_no_faults() {
         let start = Instant::now();
         let seen = [Happening::Connecting(String::new()), Happening::Checkpoint(id(0)), event(1), event(2), event(3)];
-        assert_eq!(faults(&truth(start, 3), &all(), record(start, seen)), []);
+        assert_eq!(faults(&truth(start, 3), &Request::all(), record(start, seen)), []);
     }
 
     #[test]
@@ -379,18 +418,22 @@ mod tests {
         }
         truth.facts.get_mut(&5).unwrap().removed = Some((Removal::Single, at(start, 10)));
         let told = [Happening::Connecting(id(1)), gap("expired", 1, 3), event(4), event(6)];
-        assert_eq!(faults(&truth, &all(), record(start, told)), []);
+        assert_eq!(faults(&truth, &Request::all(), record(start, told)), []);
         let silent = [Happening::Connecting(id(1)), event(4), event(6)];
-        assert_eq!(faults(&truth, &all(), record(start, silent)), [Fault::Silent(2), Fault::Silent(3)]);
+        assert_eq!(faults(&truth, &Request::all(), record(start, silent)), [Fault::Silent(2), Fault::Silent(3)]);
         let fresh = [Happening::Connecting(String::new()), event(4), event(6)];
-        assert_eq!(faults(&truth, &all(), record(start, fresh)), [], "a client without a position misses nothing");
+        assert_eq!(
+            faults(&truth, &Request::all(), record(start, fresh)),
+            [],
+            "a client without a position misses nothing"
+        );
     }
 
     #[test]
     fn a_gap_where_nothing_was_lost_is_a_fault() {
         let start = Instant::now();
         let seen = [Happening::Connecting(id(1)), gap("expired", 1, 2), event(3)];
-        let found = faults(&truth(start, 3), &all(), record(start, seen));
+        let found = faults(&truth(start, 3), &Request::all(), record(start, seen));
         assert!(
             matches!(found[..], [Fault::Gap { wrong: "expired, and nothing had", .. }, Fault::Lost(2)]),
             "{found:?}"
@@ -411,8 +454,8 @@ mod tests {
         let data = serde_json::json!({ "reason": "reset", "after": id(3), "resumed": resumed }).to_string();
         let reset = Happening::Event(Event { id: resumed, event: "tidings.gap".into(), data });
         let told = [Happening::Connecting(id(3)), reset, event(1), event(2)];
-        assert_eq!(check(&truth, &all(), &record(start, told)), []);
-        let silent = check(&truth, &all(), &record(start, [Happening::Connecting(id(3)), event(1), event(2)]));
+        assert_eq!(check(&truth, &Request::all(), &record(start, told)), []);
+        let silent = check(&truth, &Request::all(), &record(start, [Happening::Connecting(id(3)), event(1), event(2)]));
         assert!(matches!(silent[..], [Fault::Epoch(_)]), "{silent:?}");
     }
 
@@ -445,7 +488,7 @@ mod tests {
                 _ => if let Happening::Event(event) = &mut seen[place] { event.id.push('x') },
             }
             seen.insert(0, Happening::Connecting(String::new()));
-            prop_assert_ne!(faults(&truth(start, count), &all(), record(start, seen)), []);
+            prop_assert_ne!(faults(&truth(start, count), &Request::all(), record(start, seen)), []);
         }
     }
 }
