@@ -219,13 +219,17 @@ async fn base64_carries_any_bytes() {
 
 #[tokio::test]
 async fn what_retention_dropped_is_one_gap_and_then_the_earliest_event() {
-    let site = Installation::start().await;
+    let mut site = Installation::start().await;
     let channel = site.channel(Manifest::public("orders").with("history/maxMessages", 3)).await;
     let publisher = site.publisher(&channel).await;
     let mut source = site.subscribe(0, &channel, &[]).await;
     publisher.fill("a", 2).await;
     let seen = source.take(2).await;
     publisher.fill("b", 10).await;
+    // What a gateway holds in memory it still delivers; a new process has only what the stream has.
+    site.gateways[0].kill9();
+    site.gateways[0].launch();
+    site.gateways[0].ready().await;
     let mut late = site.client(0, &channel, &[]).after(&seen[1].id).open();
     let gap = late.next_event().await;
     assert_eq!(gap.event, "tidings.gap");
@@ -248,10 +252,8 @@ async fn a_last_value_channel_holds_one_event_per_topic_and_calls_nothing_a_gap(
     }
     let seen = live.take(5).await;
     assert_eq!(data(&seen), ["1", "2", "3", "4", "5"]);
-    for from in ["all", "last-per-topic"] {
-        let mut source = site.client(0, &channel, &[("from", from)]).open();
-        assert_eq!(data(&source.take(3).await), ["2", "4", "5"], "{from}");
-    }
+    let mut newest = site.client(0, &channel, &[("from", "last-per-topic")]).open();
+    assert_eq!(data(&newest.take(3).await), ["2", "4", "5"]);
     let late = site.client(0, &channel, &[]).after(&seen[0].id).open();
     late.reaches(5).await;
     let record = late.close();
@@ -264,7 +266,7 @@ async fn a_last_value_channel_holds_one_event_per_topic_and_calls_nothing_a_gap(
 
 #[tokio::test]
 async fn an_expired_message_is_no_gap() {
-    let site = Installation::start().await;
+    let mut site = Installation::start().await;
     let channel = site.channel(Manifest::public("orders")).await;
     let publisher = site.publisher(&channel).await;
     publisher.publish("a", "keeps").await;
@@ -273,11 +275,10 @@ async fn an_expired_message_is_no_gap() {
     let seen = site.client(0, &channel, &[("from", "all")]).open().take(3).await;
     assert_eq!(data(&seen), ["keeps", "goes", "stays"]);
     eventually(PATIENCE, "the message expires", || async { publisher.state().await.messages == 2 }).await;
-    let mut gateway = site;
-    gateway.gateways[0].kill9();
-    gateway.gateways[0].launch();
-    gateway.gateways[0].ready().await;
-    let mut late = gateway.client(0, &channel, &[]).after(&seen[0].id).open();
+    site.gateways[0].kill9();
+    site.gateways[0].launch();
+    site.gateways[0].ready().await;
+    let mut late = site.client(0, &channel, &[]).after(&seen[0].id).open();
     assert_eq!(late.next_event().await.data, "stays");
 }
 
