@@ -8,13 +8,16 @@ use crate::nats_protocol::{Decoder, Operation};
 use crate::wait::{PATIENCE, within};
 
 /// Header blocks that nats-server stores and relays, and that are no header blocks. Each with what is wrong with it.
-pub const MALFORMED: [(&str, &[u8]); 6] = [
+pub const MALFORMED: [(&str, &[u8]); 9] = [
     ("not UTF-8", b"NATS/1.0\r\nA: \xff\xfe\r\n\r\n"),
     ("a line without a colon", b"NATS/1.0\r\nno colon here\r\n\r\n"),
     ("a space in a name", b"NATS/1.0\r\nA b: c\r\n\r\n"),
     ("no version line", b"A: b\r\n\r\n"),
     ("no end", b"NATS/1.0\r\nA: b"),
     ("nothing but line ends", b"\r\n\r\n"),
+    ("a carriage return in a value", b"NATS/1.0\r\nA: b\rc\r\n\r\n"),
+    ("a status that only servers send", b"NATS/1.0 404 No Messages\r\n\r\n"),
+    ("a status that is no number", b"NATS/1.0 soon\r\n\r\n"),
 ];
 
 /// A connection.

@@ -1,0 +1,317 @@
+//! The model-checked test: random publications, purges, deletions, topic filters and reconnections while gateways and NATS
+//! are killed and restarted and live messages are lost and reordered. Every client's record is checked offline.
+//!
+//! `TIDINGS_SEED` repeats a run, with `TIDINGS_MODEL_SEEDS=1` its first seed alone. A seed decides what is published,
+//! removed and interrupted; in which order things meet is up to the machine.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use tidings_tests::event_source::{EventSource, Record, Settings as Client};
+use tidings_tests::installation::{Installation, Settings};
+use tidings_tests::ledger::{self, check};
+use tidings_tests::manifest::Manifest;
+use tidings_tests::proxy::Fate;
+use tidings_tests::publisher::{Publication, Publisher};
+use tidings_tests::seed::Seed;
+use tidings_tests::truth::{Fact, Incarnation, Removal, Truth};
+use tidings_tests::wait::{PATIENCE, eventually};
+
+/// How many seeds one run goes through, unless `TIDINGS_MODEL_SEEDS` says otherwise.
+const SEEDS: u64 = 200;
+
+/// How many run at the same time, on one NATS and two gateways.
+const TOGETHER: u64 = 50;
+
+/// What happens to a channel.
+const OPERATIONS: u64 = 80;
+
+const TOPICS: [&str; 6] = ["", "a", "b", "a.x", "b.x.y", "c"];
+
+/// What a channel keeps.
+#[derive(Clone, Copy, Debug)]
+enum Keeps {
+    Everything,
+    Newest(usize),
+    NewestOfEachTopic,
+}
+
+/// What a channel's stream went through, as its only publisher knows it.
+struct Model {
+    keeps: Keeps,
+    facts: BTreeMap<u64, Fact>,
+}
+
+impl Model {
+    fn publish(&mut self, sequence: u64, fact: Fact, since: Instant) {
+        if let Keeps::NewestOfEachTopic = self.keeps {
+            self.remove(Removal::Single, since, |_, old| old.topic == fact.topic);
+        }
+        self.facts.insert(sequence, fact);
+        if let Keeps::Newest(count) = self.keeps {
+            let kept: Vec<u64> = self.kept().collect();
+            let end = kept.len().saturating_sub(count);
+            self.remove(Removal::Front, since, |sequence, _| kept[..end].contains(&sequence));
+        }
+    }
+
+    fn remove(&mut self, removal: Removal, since: Instant, gone: impl Fn(u64, &Fact) -> bool) {
+        for (sequence, fact) in &mut self.facts {
+            if fact.removed.is_none() && gone(*sequence, fact) {
+                fact.removed = Some((removal, since));
+            }
+        }
+    }
+
+    fn kept(&self) -> impl Iterator<Item = u64> {
+        self.facts.iter().filter(|(_, fact)| fact.removed.is_none()).map(|(sequence, _)| *sequence)
+    }
+}
+
+fn keeps(rng: &mut StdRng) -> Keeps {
+    match rng.random_range(0..4) {
+        0 => Keeps::Newest(rng.random_range(5..30)),
+        1 => Keeps::NewestOfEachTopic,
+        _ => Keeps::Everything,
+    }
+}
+
+fn manifest(seed: Seed) -> Manifest {
+    let manifest = Manifest::public(&format!("m{:x}", seed.number())).with("events/heartbeatSeconds", 1);
+    match keeps(&mut seed.rng()) {
+        Keeps::Everything => manifest,
+        Keeps::Newest(count) => manifest.with("history/maxMessages", count),
+        Keeps::NewestOfEachTopic => manifest.with("history/maxMessagesPerTopic", 1),
+    }
+}
+
+struct Subscriber {
+    source: EventSource,
+    request: ledger::Request,
+}
+
+fn subscriber(rng: &mut StdRng, gateways: &[String], channel: &Manifest) -> Subscriber {
+    let filters: &[&str] =
+        [&[][..], &[], &["a"], &["*"], &["a.>", "b"], &["."], &[">"], &["nobody"]].choose(rng).expect("there are some");
+    let all = rng.random_bool(0.5);
+    let mut parameters: Vec<(&str, &str)> = filters.iter().map(|filter| ("topic", *filter)).collect();
+    parameters.push(("from", if all { "all" } else { "new" }));
+    let mut urls: Vec<String> =
+        gateways.iter().map(|gateway| gateway.clone() + &channel.path_with(&parameters)).collect();
+    if rng.random() {
+        urls.reverse();
+    }
+    let request = if all { ledger::Request::all() } else { ledger::Request::new() };
+    let source = Client::any_of(urls).reconnect_after(Duration::from_millis(rng.random_range(1..50))).open();
+    Subscriber { source, request: request.topics(filters) }
+}
+
+/// One seed: its script, and what its clients have to say. Returns the faults, readable.
+async fn run(
+    seed: Seed,
+    jetstream: jetstream::Context,
+    gateways: Vec<String>,
+    progress: Arc<AtomicU64>,
+) -> Vec<String> {
+    let mut rng = seed.rng();
+    let channel = manifest(seed);
+    let publisher = Publisher::new(&jetstream, &channel);
+    let stream = publisher.stream().await;
+    let mut model = Model { keeps: keeps(&mut rng), facts: BTreeMap::new() };
+    let mut subscribers: Vec<Subscriber> = Vec::new();
+    for number in 0..OPERATIONS {
+        let since = Instant::now();
+        match rng.random_range(0..100) {
+            _ if number < 2 => subscribers.push(subscriber(&mut rng, &gateways, &channel)),
+            0..8 if subscribers.len() < 6 => subscribers.push(subscriber(&mut rng, &gateways, &channel)),
+            0..20 => subscribers[rng.random_range(0..subscribers.len())].source.interrupt(),
+            20..24 => {
+                publisher.purge().await;
+                model.remove(Removal::Front, since, |_, _| true);
+            }
+            24..28 => {
+                let kept: Vec<u64> = model.kept().collect();
+                let Some(below) = kept.choose(&mut rng).copied() else { continue };
+                publisher.purge_below(below).await;
+                model.remove(Removal::Front, since, |sequence, _| sequence < below);
+            }
+            28..31 => {
+                let topic = TOPICS.choose(&mut rng).expect("there are some");
+                eventually(PATIENCE, "a purge", || async { stream.purge().filter(channel.subject(topic)).await }).await;
+                model.remove(Removal::Single, since, |_, fact| fact.topic == *topic);
+            }
+            31..40 => {
+                let kept: Vec<u64> = model.kept().collect();
+                let Some(gone) = kept.choose(&mut rng).copied() else { continue };
+                publisher.delete(gone).await;
+                model.remove(Removal::Single, since, |sequence, _| sequence == gone);
+            }
+            _ => publish(&mut rng, &publisher, &mut model, number).await,
+        }
+        progress.fetch_add(1, Ordering::Relaxed);
+    }
+    let since = Instant::now();
+    let last = publisher.publish("end", "end").await;
+    let fact = Fact { topic: "end".into(), event: "message".into(), data: "end".into(), ..Fact::default() };
+    model.publish(last, fact, since);
+    judge(&channel, Incarnation::read(&stream, &channel).await, model, subscribers, last).await
+}
+
+async fn publish(rng: &mut StdRng, publisher: &Publisher, model: &mut Model, number: u64) {
+    for part in 0..rng.random_range(1..4) {
+        let since = Instant::now();
+        let topic = *TOPICS.choose(rng).expect("there are some");
+        let data = format!("{number}.{part} {}", "x".repeat(rng.random_range(0..200)));
+        let event = if rng.random_bool(0.3) { "typed" } else { "message" };
+        let publication = Publication::new(topic, data.clone());
+        let publication = if event == "typed" { publication.event(event) } else { publication };
+        let sequence = publisher.send(publication).await;
+        let acknowledged = Some(Instant::now());
+        let fact = Fact { topic: topic.into(), event: event.into(), data, acknowledged, ..Fact::default() };
+        model.publish(sequence, fact, since);
+    }
+}
+
+/// Waits until every client has had its due, and checks the records.
+async fn judge(
+    channel: &Manifest,
+    stored: Incarnation,
+    mut model: Model,
+    subscribers: Vec<Subscriber>,
+    last: u64,
+) -> Vec<String> {
+    let kept: Vec<u64> = model.kept().collect();
+    assert_eq!(kept, stored.facts.keys().copied().collect::<Vec<_>>(), "the model knows what the stream holds");
+    for (sequence, fact) in &stored.facts {
+        model.facts.entry(*sequence).and_modify(|known| known.stamp = fact.stamp);
+    }
+    let keeps_all = !matches!(model.keeps, Keeps::NewestOfEachTopic);
+    let truth = Truth(vec![Incarnation { epoch: stored.epoch, keeps_all, facts: model.facts }]);
+    let mut faults = Vec::new();
+    for (number, Subscriber { source, request }) in subscribers.into_iter().enumerate() {
+        source.reaches(last).await;
+        let record = source.close();
+        let found = check(&truth, &request, &record);
+        if !found.is_empty() {
+            faults.push(format!("{}, client {number}, {request:?}: {found:?}\n{}", channel.key(), told(&record)));
+        }
+    }
+    faults
+}
+
+/// A record, one line an entry.
+fn told(record: &Record) -> String {
+    let start = record.first().map(|entry| entry.at);
+    record.iter().fold(String::new(), |mut text, entry| {
+        let after = start.map(|start| entry.at - start).unwrap_or_default();
+        let line: String = format!("{:?}", entry.what).chars().take(200).collect();
+        let _ = writeln!(text, "  {after:>10.3?} {line}");
+        text
+    })
+}
+
+/// Kills and restarts things as the scripts go on.
+async fn disturb(site: &mut Installation, rng: &mut StdRng, progress: &AtomicU64, total: u64) {
+    const TIMES: u64 = 8;
+    for time in 1..TIMES {
+        eventually(PATIENCE * 3, "the scripts go on", || {
+            std::future::ready(progress.load(Ordering::Relaxed) >= total * time / TIMES)
+        })
+        .await;
+        let gateway = rng.random_range(0..site.gateways.len());
+        let proxy = site.proxy.as_ref().expect("the gateways are proxied");
+        match rng.random_range(0..8) {
+            0..2 => {
+                site.gateways[gateway].kill9();
+                site.gateways[gateway].launch();
+            }
+            2 => {
+                site.gateways[gateway].terminate().await;
+                site.gateways[gateway].launch();
+            }
+            3..5 => {
+                site.nats.kill9(0);
+                site.nats.launch(0);
+                site.nats.ready().await;
+            }
+            5 => {
+                site.nats.terminate(0).await;
+                site.nats.launch(0);
+                site.nats.ready().await;
+            }
+            6 => {
+                proxy.disconnect();
+                eventually(PATIENCE, "the gateways notice", || async { !site.gateways[gateway].is_ready().await })
+                    .await;
+                site.proxy.as_ref().expect("as above").heal();
+            }
+            _ => {
+                proxy.silence();
+                let before = progress.load(Ordering::Relaxed);
+                eventually(PATIENCE, "something is missed", || {
+                    let now = progress.load(Ordering::Relaxed);
+                    std::future::ready(now >= (before + 100).min(total))
+                })
+                .await;
+                site.proxy.as_ref().expect("as above").heal();
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_happens_every_client_gets_its_events_in_order_once_and_is_told_of_every_gap() {
+    let seed = Seed::from_environment();
+    let seeds = std::env::var("TIDINGS_MODEL_SEEDS").map_or(SEEDS, |text| text.parse().expect("a number"));
+    let mut site = Settings::default().gateways(2).proxied().start().await;
+    let mut noise = seed.rng();
+    site.proxy.as_ref().expect("it was asked for").tamper(move |message| {
+        if !message.subject.starts_with("tidings-live.") {
+            return Fate::Pass;
+        }
+        match noise.random_range(0..100) {
+            0..2 => Fate::Drop,
+            2..5 => Fate::Delay(Duration::from_millis(noise.random_range(1..300))),
+            5 => Fate::Replace(vec![message.clone(), message.clone()]),
+            _ => Fate::Pass,
+        }
+    });
+    let mut failures = Vec::new();
+    let numbers: Vec<u64> = (0..seeds).collect();
+    for batch in numbers.chunks(TOGETHER as usize) {
+        let seeds: Vec<Seed> = batch.iter().map(|number| seed.nth(*number)).collect();
+        site.all_channels(seeds.iter().map(|seed| manifest(*seed)).collect()).await;
+        let mut jetstream = site.jetstream().await;
+        jetstream.set_timeout(Duration::from_secs(1));
+        let gateways: Vec<String> = site.gateways.iter().map(|gateway| gateway.url()).collect();
+        let progress = Arc::new(AtomicU64::new(0));
+        let start = Instant::now();
+        let scripts: Vec<_> = seeds
+            .iter()
+            .map(|seed| (*seed, tokio::spawn(run(*seed, jetstream.clone(), gateways.clone(), Arc::clone(&progress)))))
+            .collect();
+        // `continue` in a script leaves its operation uncounted, so the last tenth is not waited for.
+        let total = OPERATIONS * seeds.len() as u64 * 9 / 10;
+        disturb(&mut site, &mut seed.nth(batch[0] + seeds.len() as u64).rng(), &progress, total).await;
+        for (seed, script) in scripts {
+            match script.await {
+                Ok(faults) => {
+                    failures.extend(faults.into_iter().map(|fault| format!("seed {}: {fault}", seed.number())))
+                }
+                Err(_) => failures.push(format!("seed {}: it panicked, as printed above", seed.number())),
+            }
+        }
+        eprintln!("{} seeds in {:.1?}, {} failures so far", batch.len(), start.elapsed(), failures.len());
+    }
+    for failure in failures.iter().take(5) {
+        eprintln!("{failure}");
+    }
+    assert!(failures.is_empty(), "{} clients of {seeds} seeds have something to complain about", failures.len());
+}
