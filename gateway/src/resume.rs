@@ -183,15 +183,21 @@ async fn begin(
     let before = |sequence: u64| Mark { sequence: sequence.saturating_sub(1), stamp: None };
     let after = match (from, info) {
         (FromWhere::New, _) | (_, None) => head,
-        (FromWhere::LastPerTopic, Some(_)) if channel.keeps_all() || !one_per_topic(channel) => {
-            let taken = snapshots.take(channel, topics).await?;
-            return Ok(Begin { snapshot: Some(taken.snapshot), ..Begin::at(taken.head) });
-        }
-        (FromWhere::All | FromWhere::LastPerTopic, Some(info)) => before(info.first.max(1)),
+        (FromWhere::LastPerTopic, Some(info)) => match snapshots.take(channel, topics).await {
+            Ok(taken) => {
+                return Ok(Begin { snapshot: Some(taken.snapshot), resumes: true, ..Begin::at(taken.head) });
+            }
+            // Too many topics to list; but where each has one message only, all messages are the newest ones.
+            Err(ReadError::Refused(_)) if one_per_topic(channel) => before(info.first.max(1)),
+            Err(error) => return Err(error),
+        },
+        (FromWhere::All, Some(info)) => before(info.first.max(1)),
         (FromWhere::Last, Some(_)) => last(reader, topics).await?.map_or(head, before),
         (FromWhere::Time(time), Some(info)) => since(reader, time, &info).await?.map_or(head, before),
     };
-    Ok(Begin { checkpoint: Some(after.position(epoch)), ..Begin::at(after) })
+    // The head is a place that continuity can be promised from; where something may expire before it is sent is none.
+    let resumes = matches!(from, FromWhere::New);
+    Ok(Begin { checkpoint: Some(after.position(epoch)), resumes, ..Begin::at(after) })
 }
 
 /// Where a client with a position begins.
