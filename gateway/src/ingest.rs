@@ -8,8 +8,9 @@
 //! - An unfiltered reply, by whichever replica, proves absence only *below the highest sequence it contains*.
 //! - Beyond that, only the stream's leader proves absence: it says twice that there is nothing, and in between that it
 //!   knows the sequence in question.
-//! - A sequence at or below the head with a newer time is a sign of another stream under the old name. Until the leader
-//!   has told when the stream was created, nothing more is appended.
+//! - A sequence at or below the head with a newer time is a sign of another stream under the old name, or of one that went
+//!   back in time; a reconnect can hide either. Until the leader has told when the stream was created, and that the message
+//!   at our head is still the one we know, nothing more is appended.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -134,8 +135,8 @@ pub struct Ingest {
     /// Live messages above a hole.
     waiting: BTreeMap<u64, Publication>,
     waiting_bytes: usize,
-    /// A message looked as if the stream had been replaced; nothing is appended until the leader has spoken.
-    suspect: bool,
+    /// Whether the stream may be another one; nothing is appended until the leader has spoken.
+    doubt: Doubt,
     /// How often in a row the leader's last sequence lay below one that we had seen before we asked.
     backwards: u8,
     in_flight: Option<(Ask, u64)>,
@@ -148,6 +149,17 @@ pub struct Ingest {
     failures: u32,
     hold_until: Option<Instant>,
     jitter: u64,
+}
+
+/// Whether this is still the stream we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubt {
+    /// It is.
+    None,
+    /// When was it created, and where does it end?
+    Stream,
+    /// It was created when we think and reaches beyond our head. Is the message there the one we know?
+    Head(Info),
 }
 
 /// Whose word is needed to fill the hole above the head.
@@ -176,7 +188,7 @@ impl Ingest {
             known: head.sequence,
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
-            suspect: false,
+            doubt: Doubt::None,
             backwards: 0,
             in_flight: None,
             turn: Turn::Replica,
@@ -200,7 +212,7 @@ impl Ingest {
 
     /// Whether live messages wait above a hole, or the stream itself is in doubt.
     pub fn is_waiting(&self) -> bool {
-        self.suspect || !self.waiting.is_empty()
+        self.doubt != Doubt::None || !self.waiting.is_empty()
     }
 
     /// A live message arrived.
@@ -208,12 +220,12 @@ impl Ingest {
         let sequence = publication.sequence;
         if sequence <= self.head.sequence {
             if publication.time > self.head_time {
-                self.suspect = true;
+                self.doubt = Doubt::Stream;
             }
             return;
         }
         self.known = self.known.max(sequence);
-        if sequence == self.head.sequence + 1 && !self.suspect {
+        if sequence == self.head.sequence + 1 && self.doubt == Doubt::None {
             self.pass(publication, steps);
             self.drain(steps);
             self.rest(AFTER_EVENT, now);
@@ -229,6 +241,7 @@ impl Ingest {
     /// is read from the leader one by one.
     pub fn reconnected(&mut self, now: Instant) {
         self.careful = CAREFUL;
+        self.doubt = Doubt::Stream;
         self.interrupted(now);
     }
 
@@ -238,6 +251,12 @@ impl Ingest {
         self.hold_until = None;
         self.failures = 0;
         self.rest(0, now);
+    }
+
+    /// Something came that could not be believed; what it stands for may exist.
+    pub fn hint(&mut self, now: Instant) {
+        self.pause = self.pause.min(1);
+        self.tail_due = self.tail_due.min(now + PAUSES[1]);
     }
 
     /// Somebody has reason to believe that the stream has gone on, or is another one: ask now.
@@ -274,8 +293,9 @@ impl Ingest {
         }
         match answer {
             Answer::Info(info) => self.told(info, head_then, now, steps),
+            Answer::Leader(at_head) if ask == (Ask::Leader { from: head_then }) => self.verified(at_head, now, steps),
             // Of which stream these messages are is just being asked.
-            Answer::Batch { .. } | Answer::Leader(_) if self.suspect => {}
+            Answer::Batch { .. } | Answer::Leader(_) if self.doubt != Doubt::None => {}
             Answer::Batch { messages, more } => self.batch(messages, more, now, steps),
             Answer::Leader(Some(publication)) => {
                 self.careful = self.careful.saturating_sub(1);
@@ -301,7 +321,10 @@ impl Ingest {
 
     fn wanted(&self, now: Instant) -> Option<Ask> {
         let from = self.head.sequence + 1;
-        if self.suspect || self.info_due <= now || matches!(self.turn, Turn::Doubt { .. }) {
+        if matches!(self.doubt, Doubt::Head(_)) {
+            return Some(Ask::Leader { from: self.head.sequence });
+        }
+        if self.doubt == Doubt::Stream || self.info_due <= now || matches!(self.turn, Turn::Doubt { .. }) {
             return Some(Ask::Info);
         }
         let missing = self.known > self.head.sequence;
@@ -331,7 +354,10 @@ impl Ingest {
             return;
         }
         self.backwards = 0;
-        self.suspect = false;
+        if self.doubt == Doubt::Stream {
+            // Where nothing is known of the message at the head, nothing can be compared.
+            self.doubt = if self.head.stamp.is_some() { Doubt::Head(info) } else { Doubt::None };
+        }
         if let Turn::Doubt { target } = self.turn {
             if info.last >= target {
                 self.turn = Turn::Last { target };
@@ -352,6 +378,21 @@ impl Ingest {
             steps.push(Step::Jump(self.head));
         }
         self.drain(steps);
+    }
+
+    /// The leader's message at our head, or the next one.
+    fn verified(&mut self, at_head: Option<Publication>, now: Instant, steps: &mut Vec<Step>) {
+        let Doubt::Head(info) = self.doubt else { return };
+        self.doubt = Doubt::None;
+        let same = at_head.is_none_or(|found| {
+            if found.sequence == self.head.sequence {
+                Some(found.stamp()) == self.head.stamp
+            } else {
+                // It is gone; what comes after it cannot be older.
+                found.time >= self.head_time
+            }
+        });
+        if same { self.drain(steps) } else { self.start_over(info, now, steps) }
     }
 
     fn start_over(&mut self, info: Info, now: Instant, steps: &mut Vec<Step>) {
@@ -415,7 +456,7 @@ impl Ingest {
     /// Appends what waits right behind the head.
     fn drain(&mut self, steps: &mut Vec<Step>) {
         self.forget_passed();
-        while !self.suspect {
+        while self.doubt == Doubt::None {
             let Some(publication) = self.waiting.remove(&(self.head.sequence + 1)) else { break };
             self.waiting_bytes -= publication.data.len();
             self.pass(publication, steps);
@@ -622,6 +663,32 @@ mod tests {
         bench.answer(Answer::Info(Info { epoch, first: 1, last: 2, last_time: 5010 }));
         let head = Mark { sequence: 2, stamp: None };
         assert_eq!(bench.steps, [Step::Reset { epoch, head, first: 1 }]);
+    }
+
+    #[test]
+    fn after_a_reconnect_the_message_at_the_head_must_be_the_one_we_know() {
+        for (found, same) in [
+            (Some(publication(10)), true),
+            (Some(Publication { time: 99, ..publication(10) }), false),
+            (Some(publication(12)), true),
+            (Some(Publication { time: 99, ..publication(12) }), false),
+            (None, true),
+        ] {
+            let mut bench = Bench::quiet();
+            bench.ingest.reconnected(bench.now);
+            assert_eq!(bench.ask(), Some(Ask::Info));
+            bench.answer(info(30));
+            bench.live(11);
+            assert_eq!(bench.ask(), Some(Ask::Leader { from: 10 }));
+            assert!(bench.steps.is_empty());
+            bench.answer(Answer::Leader(found));
+            if same {
+                assert_eq!(bench.appended(), [11]);
+            } else {
+                let head = Mark { sequence: 30, stamp: None };
+                assert_eq!(bench.steps, [Step::Reset { epoch: EPOCH, head, first: 1 }]);
+            }
+        }
     }
 
     #[test]

@@ -74,8 +74,9 @@ pub enum ReadError {
     /// No answer in time, or nobody there.
     #[error("NATS did not answer in time")]
     Unavailable,
-    /// The connection broke while the answer was on its way.
-    #[error("the connection broke before the answer was complete")]
+    /// The connection broke while the answer was on its way, or something in it cannot be read: only the leader's JSON,
+    /// message by message, is certain to get through.
+    #[error("the answer broke off, or cannot be read")]
     Broken,
     /// Another stream stands under the name now.
     #[error("the stream was replaced")]
@@ -300,7 +301,12 @@ impl Reader {
                 self.totals.broker_error(BrokerFault::NoResponders);
                 Some(Err(ReadError::Unavailable))
             }
-            Reply::Refused | Reply::Unreadable => {
+            // An unterminated header block swallows the first line that the server appends.
+            Reply::Unreadable => {
+                self.totals.broker_error(BrokerFault::Reply);
+                Some(Err(ReadError::Broken))
+            }
+            Reply::Refused => {
                 self.totals.broker_error(BrokerFault::Reply);
                 Some(Err(ReadError::Refused(message.description.clone().unwrap_or_else(|| "unreadable reply".into()))))
             }

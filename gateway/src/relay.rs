@@ -167,7 +167,10 @@ fn live(channel: &LiveChannel, machine: &mut Ingest, message: &Message, now: Ins
                 channel.metrics.hole();
             }
         }
-        Err(fault) => channel.metrics.invalid_message(fault),
+        Err(fault) => {
+            channel.metrics.invalid_message(fault);
+            machine.hint(now);
+        }
     }
 }
 

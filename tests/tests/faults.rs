@@ -264,7 +264,9 @@ async fn a_memory_stream_that_comes_back_empty_is_one_reset() {
     until(&open, "19").await;
     site.nats.restart().await;
     let publisher = site.publisher(&channel).await;
-    publisher.fill_with("a", numbers(100..105)).await;
+    for words in numbers(100..105) {
+        publisher.publish("a", words).await;
+    }
     let seen = data(&until(&open, "104").await);
     assert_eq!(seen, [numbers(0..20), numbers(100..105)].concat());
     assert_eq!(reasons(&gaps(&open.record())), ["reset"]);
@@ -346,6 +348,9 @@ async fn a_stopped_replica_proves_nothing_absent() {
     let leader = site.nats.leader(&channel.stream()).await;
     let replica = (leader + 1) % 3;
     site.nats.node(replica).stop().await;
+    // Over the leader: whoever is connected to the stopped node waits.
+    let client = async_nats::connect(site.nats.node_url(leader)).await.expect("the leader listens");
+    let publisher = Publisher::new(&async_nats::jetstream::new(client), &channel);
     publisher.fill_with("a", numbers(200..600)).await;
     // It wakes up behind the others, and answers as if it were not.
     site.nats.node(replica).cont();
