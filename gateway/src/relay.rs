@@ -42,6 +42,8 @@ async fn durable(channel: &Arc<LiveChannel>, broker: &Broker, reader: &Reader, l
     let mut link = broker.live();
     let mut apart = false;
     let mut ingest: Option<Ingest> = None;
+    // Stays open over a new subscription: the machine waits for its answer.
+    let mut question: Option<BoxFuture<'static, Found>> = None;
     loop {
         let mut messages = subscribe(&link, &channel.wire.live_subject()).await;
         let mut health = link.health();
@@ -54,7 +56,6 @@ async fn durable(channel: &Arc<LiveChannel>, broker: &Broker, reader: &Reader, l
             // Asked over the connection of the subscription, the server knows of that before it answers.
             None => open(channel, &reader.over(link.clone()), limits).await,
         };
-        let mut question: Option<BoxFuture<'static, Found>> = None;
         let mut steps = Vec::new();
         loop {
             let now = Instant::now();
