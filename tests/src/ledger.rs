@@ -88,13 +88,6 @@ pub enum Fault {
         /// What was stored.
         stored: String,
     },
-    /// An opening position behind what was acknowledged before.
-    Old {
-        /// The position.
-        at: u64,
-        /// What had been acknowledged.
-        acknowledged: u64,
-    },
     /// Another epoch without a gap before it.
     Epoch(String),
     /// A gap that should not be there, or not like this.
@@ -124,7 +117,7 @@ pub fn check(truth: &Truth, request: &Request, record: &Record) -> Vec<Fault> {
     let mut reader = Reader { truth, request, at: None, last_id: String::new(), fresh: false, faults: Vec::new() };
     for entry in record {
         match &entry.what {
-            Happening::Connecting(id) => reader.connect(id, entry.at),
+            Happening::Connecting(id) => reader.connect(id),
             Happening::Event(event) if event.event == "tidings.gap" => reader.gap(event, entry.at),
             Happening::Event(event) if event.event.starts_with("tidings.") => reader.moved(&event.id, entry.at),
             Happening::Event(event) => reader.event(event, entry.at),
@@ -167,7 +160,7 @@ struct Reader<'t> {
 
 impl<'t> Reader<'t> {
     /// A client without a position starts anew with every connection.
-    fn connect(&mut self, id: &str, now: Instant) {
+    fn connect(&mut self, id: &str) {
         if !id.is_empty() {
             self.fresh = false;
             if self.last_id.is_empty() {
@@ -178,10 +171,8 @@ impl<'t> Reader<'t> {
         }
         self.fresh = self.request.from == From::All;
         let newest = self.truth.0.last();
-        self.at = newest.map(|incarnation| match self.request.from {
-            From::New => (incarnation, incarnation.acknowledged_by(now)),
-            From::All => (incarnation, 0),
-        });
+        // The head is where the gateway believes it to be, which may lie a little back: more than was asked for, not less.
+        self.at = newest.filter(|_| self.request.from == From::All).map(|incarnation| (incarnation, 0));
     }
 
     fn moved(&mut self, id: &str, now: Instant) {
@@ -191,12 +182,7 @@ impl<'t> Reader<'t> {
         let Some((incarnation, position)) = self.place(id) else { return };
         let opening = self.last_id.is_empty();
         if let Some((_, at)) = self.at {
-            if opening && self.request.from == From::New {
-                // Nothing was promised about what lies before the opening position, but it must be the head.
-                if position.sequence < at {
-                    self.faults.push(Fault::Old { at: position.sequence, acknowledged: at });
-                }
-            } else if position.sequence < at {
+            if position.sequence < at {
                 self.faults.push(Fault::Back { from: at, to: position.sequence });
             } else {
                 self.pass(incarnation, at, position.sequence + 1, !opening && !self.fresh, now);
@@ -351,7 +337,7 @@ mod tests {
         start + Duration::from_millis(millis)
     }
 
-    fn truth(start: Instant, count: u64) -> Incarnation {
+    fn truth(count: u64) -> Incarnation {
         let mut incarnation = Incarnation::new(Epoch::from_nanos(36));
         for sequence in 1..=count {
             let fact = Fact {
@@ -359,7 +345,6 @@ mod tests {
                 event: "message".into(),
                 data: sequence.to_string(),
                 stamp: Some(Stamp::from_millis(sequence)),
-                acknowledged: Some(at(start, sequence)),
                 removed: None,
             };
             incarnation.facts.insert(sequence, fact);
@@ -394,7 +379,7 @@ mod tests {
     fn a_complete_record_has_no_faults() {
         let start = Instant::now();
         let seen = [Happening::Connecting(String::new()), Happening::Checkpoint(id(0)), event(1), event(2), event(3)];
-        assert_eq!(faults(&truth(start, 3), &Request::all(), record(start, seen)), []);
+        assert_eq!(faults(&truth(3), &Request::all(), record(start, seen)), []);
     }
 
     #[test]
@@ -402,17 +387,17 @@ mod tests {
         let start = Instant::now();
         let request = Request { topics: TopicSet::new(["even".parse().unwrap()]).unwrap(), from: From::All };
         let seen = [Happening::Connecting(String::new()), event(2), Happening::Checkpoint(id(3)), event(4)];
-        assert_eq!(faults(&truth(start, 4), &request, record(start, seen)), []);
+        assert_eq!(faults(&truth(4), &request, record(start, seen)), []);
         let seen = [Happening::Connecting(String::new()), event(2), Happening::Checkpoint(id(4))];
-        assert_eq!(faults(&truth(start, 4), &request, record(start, seen)), [Fault::Lost(4)]);
+        assert_eq!(faults(&truth(4), &request, record(start, seen)), [Fault::Lost(4)]);
         let seen = [Happening::Connecting(String::new()), event(2), event(3), event(4)];
-        assert_eq!(faults(&truth(start, 4), &request, record(start, seen)), [Fault::NotAsked(3)]);
+        assert_eq!(faults(&truth(4), &request, record(start, seen)), [Fault::NotAsked(3)]);
     }
 
     #[test]
     fn a_purge_must_be_told_and_a_deletion_need_not() {
         let start = Instant::now();
-        let mut truth = truth(start, 6);
+        let mut truth = truth(6);
         for sequence in 1..=3 {
             truth.facts.get_mut(&sequence).unwrap().removed = Some((Removal::Front, at(start, 10)));
         }
@@ -433,7 +418,7 @@ mod tests {
     fn a_gap_where_nothing_was_lost_is_a_fault() {
         let start = Instant::now();
         let seen = [Happening::Connecting(id(1)), gap("expired", 1, 2), event(3)];
-        let found = faults(&truth(start, 3), &Request::all(), record(start, seen));
+        let found = faults(&truth(3), &Request::all(), record(start, seen));
         assert!(
             matches!(found[..], [Fault::Gap { wrong: "expired, and nothing had", .. }, Fault::Lost(2)]),
             "{found:?}"
@@ -443,7 +428,7 @@ mod tests {
     #[test]
     fn another_epoch_needs_a_reset() {
         let start = Instant::now();
-        let (old, mut new) = (truth(start, 3), truth(start, 2));
+        let (old, mut new) = (truth(3), truth(2));
         new.epoch = Epoch::from_nanos(37);
         let truth = Truth(vec![old, new.clone()]);
         let event = |sequence| {
@@ -460,18 +445,13 @@ mod tests {
     }
 
     #[test]
-    fn a_new_subscriber_starts_at_the_head_that_was_acknowledged() {
+    fn a_new_subscriber_is_owed_what_comes_after_its_opening_position() {
         let start = Instant::now();
-        let request = Request { topics: TopicSet::all(), from: From::New };
-        let opened = |head| {
-            let mut seen = record(start, [Happening::Connecting(String::new()), Happening::Checkpoint(id(head))]);
-            seen[0].at = at(start, 3);
-            seen.extend(record(start, (head + 1..=5).map(event)));
-            seen
-        };
-        assert_eq!(faults(&truth(start, 5), &request, opened(3)), []);
-        assert_eq!(faults(&truth(start, 5), &request, opened(4)), []);
-        assert_eq!(faults(&truth(start, 5), &request, opened(2)), [Fault::Old { at: 2, acknowledged: 3 }]);
+        let opening = [Happening::Connecting(String::new()), Happening::Checkpoint(id(3))];
+        let complete = opening.clone().into_iter().chain([event(4), event(5)]);
+        assert_eq!(faults(&truth(5), &Request::new(), record(start, complete)), []);
+        let incomplete = opening.into_iter().chain([event(5)]);
+        assert_eq!(faults(&truth(5), &Request::new(), record(start, incomplete)), [Fault::Lost(4)]);
     }
 
     proptest! {
@@ -488,7 +468,7 @@ mod tests {
                 _ => if let Happening::Event(event) = &mut seen[place] { event.id.push('x') },
             }
             seen.insert(0, Happening::Connecting(String::new()));
-            prop_assert_ne!(faults(&truth(start, count), &Request::all(), record(start, seen)), []);
+            prop_assert_ne!(faults(&truth(count), &Request::all(), record(start, seen)), []);
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct User {
     pub subscribe: Option<Vec<String>>,
 }
 
-/// How the servers are set up.
+/// How the servers are set up. What streams reserve (1 GiB each by default) is never short.
 #[derive(Clone, Debug)]
 pub struct NatsSettings {
     /// 1, or 3 for a cluster.
@@ -244,7 +244,7 @@ fn configuration(
          listen: {}\n\
          http: {}\n\
          max_payload: 8MB\n\
-         jetstream {{ store_dir: {:?}, max_memory_store: 1GB, max_file_store: 8GB }}\n",
+         jetstream {{ store_dir: {:?}, max_memory_store: 64GB, max_file_store: 4TB }}\n",
         client.address(),
         monitor.address(),
         store

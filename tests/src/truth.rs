@@ -1,11 +1,10 @@
 //! What a channel's stream really held: every message ever stored in it, and what became of it.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use async_nats::jetstream::consumer::{AckPolicy, pull};
-use async_nats::jetstream::stream::Stream;
-use futures_util::StreamExt;
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use tidings_crds::position::{Epoch, Position, Stamp};
 
 use crate::manifest::Manifest;
@@ -22,8 +21,6 @@ pub struct Fact {
     pub data: String,
     /// Its stamp, where it was read from the stream.
     pub stamp: Option<Stamp>,
-    /// When its publisher knew that it was stored.
-    pub acknowledged: Option<Instant>,
     /// How and since when it may be gone.
     pub removed: Option<(Removal, Instant)>,
 }
@@ -66,31 +63,17 @@ impl Incarnation {
         let nanos = u64::try_from(info.created.unix_timestamp_nanos()).expect("streams are created after 1970");
         let mut truth = Self::new(Epoch::from_nanos(nanos));
         truth.keeps_all = info.config.max_messages_per_subject <= 0;
-        if info.state.messages == 0 {
-            return truth;
-        }
-        let config = pull::Config { ack_policy: AckPolicy::None, ..Default::default() };
-        let consumer = eventually(PATIENCE, "a consumer", || stream.create_consumer(config.clone())).await;
-        while truth.facts.last_key_value().is_none_or(|(last, _)| *last < info.state.last_sequence) {
-            let batch = consumer.batch().max_messages(1000).expires(Duration::from_secs(2)).messages();
-            let mut batch = batch.await.expect("a batch of messages");
-            let before = truth.facts.len();
-            while let Some(message) = batch.next().await {
-                let message = message.expect("a message");
-                let about = message.info().expect("a message of a stream");
-                let millis = about.published.unix_timestamp_nanos() / 1_000_000;
-                let fact = Fact {
-                    topic: topic(manifest, &message.subject).to_owned(),
-                    event: event(message.headers.as_ref()),
-                    data: as_text(&message.payload),
-                    stamp: Some(Stamp::from_millis(u64::try_from(millis).expect("messages are stored after 1970"))),
-                    ..Fact::default()
-                };
-                truth.facts.insert(about.stream_sequence, fact);
-            }
-            if truth.facts.len() == before {
-                break; // What was left at the time of the first look has been deleted since.
-            }
+        // One by one from the leader: it takes a while, and it survives whatever the test has just done to the server.
+        while let Some(stored) = next(stream, truth.facts.last_key_value().map_or(1, |(last, _)| last + 1)).await {
+            let millis = stored.time.unix_timestamp_nanos() / 1_000_000;
+            let fact = Fact {
+                topic: topic(manifest, &stored.subject).to_owned(),
+                event: event(&stored.headers),
+                data: as_text(&stored.payload),
+                stamp: Some(Stamp::from_millis(u64::try_from(millis).expect("messages are stored after 1970"))),
+                removed: None,
+            };
+            truth.facts.insert(stored.sequence, fact);
         }
         truth
     }
@@ -108,12 +91,18 @@ impl Incarnation {
             .or_else(|| self.facts.last_key_value().map(|(last, _)| last + 1))
             .unwrap_or(1)
     }
+}
 
-    /// The highest sequence acknowledged by `at`.
-    pub fn acknowledged_by(&self, at: Instant) -> u64 {
-        let known = self.facts.iter().rev().find(|(_, fact)| fact.acknowledged.is_some_and(|known| known <= at));
-        known.map_or(0, |(sequence, _)| *sequence)
-    }
+/// The first message stored at or behind a sequence.
+async fn next(stream: &Stream, sequence: u64) -> Option<StreamMessage> {
+    eventually(PATIENCE, "a stored message", || async {
+        match stream.raw_message_builder().sequence(sequence).next_by_subject(">").send().await {
+            Ok(stored) => Ok(Some(stored)),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    })
+    .await
 }
 
 /// What a publication's bytes read as at the other end: UTF-8 with U+FFFD, lines joined by LF.
@@ -126,7 +115,6 @@ fn topic<'s>(manifest: &Manifest, subject: &'s str) -> &'s str {
     rest.strip_prefix('.').unwrap_or(rest)
 }
 
-fn event(headers: Option<&async_nats::HeaderMap>) -> String {
-    let event = headers.and_then(|headers| headers.get("Tidings-Event"));
-    event.map_or_else(|| "message".to_owned(), |event| event.as_str().to_owned())
+fn event(headers: &async_nats::HeaderMap) -> String {
+    headers.get("Tidings-Event").map_or_else(|| "message".to_owned(), |event| event.as_str().to_owned())
 }

@@ -1,0 +1,301 @@
+//! The HTTP contract: heads, refusals, the 200 path, origins, protocols, limits and publishing.
+
+use std::time::Duration;
+
+use http::Method;
+use serde_json::json;
+use tidings_tests::event_source::{EventSource, Happening, Settings as Client, sequence_of};
+use tidings_tests::installation::{Installation, Settings};
+use tidings_tests::manifest::Manifest;
+use tidings_tests::publisher::Publisher;
+use tidings_tests::wait::{PATIENCE, eventually, within};
+use tidings_tests::web::{Protocol, Reply, Request, WebError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+fn get(url: String) -> Request {
+    Request::get(url).header("accept", "text/event-stream")
+}
+
+/// A refusal is a document that says what to do.
+fn assert_problem(reply: &Reply, status: u16) {
+    assert_eq!(reply.status.as_u16(), status, "{}", reply.text());
+    assert_eq!(reply.header("content-type"), "application/problem+json");
+    let document = reply.json();
+    assert_eq!(document["status"], json!(status));
+    assert!(document["title"].is_string() && document["detail"].as_str().is_some_and(|detail| !detail.is_empty()));
+}
+
+/// The 200 path: a client is sent away and comes back by itself.
+fn assert_sent_away(reply: &Reply) {
+    assert_eq!((reply.status.as_u16(), reply.header("content-type").as_str()), (200, "text/event-stream"));
+    let delay = reply.text().strip_prefix("retry: ").and_then(|rest| rest.strip_suffix("\n\n")?.parse::<u64>().ok());
+    assert!(delay.is_some_and(|delay| delay >= 500), "{:?}", reply.text());
+}
+
+#[tokio::test]
+async fn a_stream_has_the_head_that_caches_and_proxies_need() {
+    let site = Installation::start().await;
+    let channel = site.channel(Manifest::public("orders")).await;
+    for protocol in [Protocol::Http1, Protocol::H2c] {
+        let url = site.url(0, &channel, &[]);
+        let response = get(url.clone()).over(protocol).open().await.expect("an answer");
+        let headers = response.headers();
+        assert_eq!(response.status(), 200);
+        assert_eq!(headers["content-type"], "text/event-stream");
+        assert_eq!(headers["cache-control"], "no-store, no-transform");
+        assert_eq!(headers["x-accel-buffering"], "no");
+        assert_eq!(headers["vary"], "Origin");
+        assert!(!headers.contains_key("content-length"));
+        let head = Request::new(Method::HEAD, url).over(protocol).send().await;
+        assert_eq!((head.status.as_u16(), head.header("content-type").as_str()), (200, "text/event-stream"));
+    }
+}
+
+#[tokio::test]
+async fn real_refusals_are_problem_documents_and_tell_nothing_of_what_exists() {
+    let site = Installation::start().await;
+    let public = site.channel(Manifest::public("orders")).await;
+    let token = site.channel(Manifest::new("test", "token").with("access/subscribe/topics", json!([">"]))).await;
+    let granted = json!({ "mode": "Public", "topics": ["open.>"] });
+    let some = site.channel(Manifest::public("some").with("access/subscribe", granted)).await;
+    let missing = Manifest::public("missing");
+    let (of_token, of_missing) =
+        (get(site.url(0, &token, &[])).send().await, get(site.url(0, &missing, &[])).send().await);
+    assert_problem(&of_token, 401);
+    assert_problem(&of_missing, 401);
+    assert_eq!(of_token.body, of_missing.body, "who shows nothing learns nothing");
+    assert!(of_token.headers.contains_key("www-authenticate"));
+    assert_problem(&Request::post(site.url(0, &public, &[]), "x").send().await, 401);
+    assert_problem(&get(site.url(0, &some, &[("topic", "closed")])).send().await, 404);
+    for query in ["topic=a..b", "topic=", "from=yesterday", "topics=a", "topic=a%20b"] {
+        assert_problem(&get(format!("{}?{query}", site.url(0, &public, &[]))).send().await, 400);
+    }
+    for path in ["/", "/channels", "/channels/test/orders", "/channels/test/orders/events/x"] {
+        assert_problem(&get(site.gateways[0].url() + path).send().await, 404);
+    }
+    let delete = Request::new(Method::DELETE, site.url(0, &public, &[])).send().await;
+    assert_problem(&delete, 405);
+    assert_eq!(delete.header("allow"), "GET, HEAD, POST, OPTIONS");
+    let long = format!("{}?topic={}", site.url(0, &public, &[]), "a".repeat(9_000));
+    assert_problem(&get(long).send().await, 414);
+}
+
+#[tokio::test]
+async fn a_subscriber_receives_only_what_the_channel_grants() {
+    let site = Installation::start().await;
+    let granted = json!({ "mode": "Public", "topics": ["open.*"] });
+    let channel = site.channel(Manifest::public("some").with("access/subscribe", granted)).await;
+    let mut source = site.subscribe(0, &channel, &[]).await;
+    let publisher = site.publisher(&channel).await;
+    for topic in ["closed", "", "open", "open.a.b", "open.a"] {
+        publisher.publish(topic, topic).await;
+    }
+    assert_eq!(source.next_event().await.data, "open.a");
+}
+
+#[tokio::test]
+async fn origins_are_exact_and_preflights_name_what_is_allowed() {
+    let site = Installation::start().await;
+    let cors = json!({ "origins": ["https://shop.example"], "allowCredentials": true });
+    let channel = site.channel(Manifest::open("orders").with("cors", cors)).await;
+    let url = site.url(0, &channel, &[]);
+    let from = |origin: &str| get(url.clone()).header("origin", origin);
+    let allowed = from("https://shop.example").open().await.expect("an answer");
+    assert_eq!(allowed.headers()["access-control-allow-origin"], "https://shop.example");
+    assert_eq!(allowed.headers()["access-control-allow-credentials"], "true");
+    for other in ["https://shop.example.evil", "http://shop.example", "null"] {
+        let answer = from(other).open().await.expect("an answer");
+        assert!(!answer.headers().contains_key("access-control-allow-origin"), "{other}");
+        assert_eq!(answer.headers()["vary"], "Origin");
+    }
+    let preflight = Request::new(Method::OPTIONS, url.clone())
+        .header("origin", "https://shop.example")
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "last-event-id")
+        .send()
+        .await;
+    assert_eq!(preflight.status, 204);
+    for header in ["Last-Event-ID", "Authorization", "Cache-Control", "Content-Type", "Idempotency-Key"] {
+        assert!(preflight.header("access-control-allow-headers").contains(header), "{header}");
+    }
+    let posted = Request::post(url, "x").header("origin", "https://shop.example").send().await;
+    assert_eq!(posted.header("access-control-allow-origin"), "https://shop.example");
+}
+
+#[tokio::test]
+async fn http2_carries_many_streams_over_the_same_rules() {
+    let site = Installation::start().await;
+    let channel = site.channel(Manifest::public("orders")).await;
+    let mut one = site.client(0, &channel, &[]).open();
+    let mut two = site.client(0, &channel, &[]).over(Protocol::H2c).open();
+    one.next_checkpoint().await;
+    two.next_checkpoint().await;
+    let publisher = site.publisher(&channel).await;
+    publisher.fill("a", 1_000).await;
+    assert_eq!(one.take(1_000).await, two.take(1_000).await);
+    two.interrupt();
+    publisher.publish("a", "more").await;
+    assert_eq!(two.next_event().await.data, "more");
+}
+
+#[tokio::test]
+async fn above_a_limit_subscribers_are_sent_away_and_come_back_by_themselves() {
+    let site = Installation::start().await;
+    let limited = |name: &str, limit: &str, most: u32| Manifest::public(name).with(limit, most);
+    // Waiting for the channels takes a stream each, which is free again a moment later.
+    let total = site.channel(limited("total", "limits/connections", 2)).await;
+    let client = site.channel(limited("client", "limits/connectionsPerClient", 2)).await;
+    for channel in [&total, &client] {
+        site.subscribers(0, 0).await;
+        let mut open: Vec<EventSource> = (0..2).map(|_| site.client(0, channel, &[]).open()).collect();
+        for source in &mut open {
+            source.next_checkpoint().await;
+        }
+        let url = site.url(0, channel, &[]);
+        assert_sent_away(&get(url.clone()).send().await);
+        let other = Request::get(url).header("accept", "application/json").send().await;
+        assert_problem(&other, 503);
+        assert!(other.header("retry-after").parse::<u64>().is_ok());
+        let mut waiting = site.client(0, channel, &[]).reconnect_after(Duration::from_millis(20)).open();
+        assert!(waiting.next_end().await, "a clean end");
+        open.pop();
+        waiting.next_checkpoint().await;
+    }
+}
+
+#[tokio::test]
+async fn connects_above_the_channels_rate_are_spread() {
+    let site = Installation::start().await;
+    let channel = site.channel(Manifest::public("rate").with("limits/connectsPerSecond", 5)).await;
+    let url = site.url(0, &channel, &[]);
+    let mut sources: Vec<EventSource> =
+        (0..20).map(|_| Client::new(url.clone()).reconnect_after(Duration::from_millis(50)).open()).collect();
+    for source in &mut sources {
+        source.next_checkpoint().await;
+    }
+    let away = site.gateways[0].metrics().await.sum("tidings_turned_away_total");
+    assert!(away > 0.0, "twenty at once are more than five in a second");
+}
+
+#[tokio::test]
+async fn posts_are_answered_after_the_stream_has_them_and_refused_with_a_reason() {
+    let site = Installation::start().await;
+    let manifest = Manifest::open("orders").with("events/maxEventBytes", "1Ki");
+    let channel = site.channel(manifest.with("access/publish/topics", json!(["user.*", "."]))).await;
+    let post =
+        |parameters: &[(&str, &str)], body: &str| Request::post(site.url(0, &channel, parameters), body.to_owned());
+    let reply = post(&[("topic", "user.1"), ("event", "e"), ("ttl", "60")], "a").send().await;
+    assert_eq!((reply.status.as_u16(), reply.header("content-type").as_str()), (201, "application/json"));
+    let publisher = site.publisher(&channel).await;
+    assert_eq!(publisher.state().await.last_sequence, 1);
+    let id = reply.json()["id"].as_str().map(str::to_owned).expect("an id");
+    assert_eq!((sequence_of(&id), id.split('-').count()), (Some(1), 2), "epoch and sequence");
+    let by_header = post(&[], "b").header("tidings-topic", "user.2").header("tidings-event", "e2").send().await;
+    assert_eq!(by_header.status, 201, "{}", by_header.text());
+    let stored = publisher.stream().await.get_raw_message(2).await.expect("it is stored");
+    assert_eq!(stored.subject.as_str(), channel.subject("user.2"));
+    assert_eq!(stored.headers.get("Tidings-Event").map(|value| value.as_str().to_owned()).as_deref(), Some("e2"));
+
+    assert_problem(&post(&[("topic", "team.1")], "x").send().await, 404);
+    assert_problem(&post(&[], &"x".repeat(1025)).send().await, 413);
+    for (name, value) in [("topic", "user.*"), ("event", "tidings.gap"), ("event", "a\nb"), ("ttl", "0"), ("ttl", "x")]
+    {
+        assert_problem(&post(&[(name, value)], "x").send().await, 400);
+    }
+    assert_eq!(publisher.state().await.last_sequence, 2, "what was refused was not stored");
+}
+
+#[tokio::test]
+async fn posts_above_the_channels_rate_are_told_when_to_come_back() {
+    let site = Installation::start().await;
+    let channel = site.channel(Manifest::open("rate").with("limits/publishPerSecond", 3)).await;
+    let request = Request::post(site.url(0, &channel, &[]), "x");
+    let limited = eventually(PATIENCE, "a limit", || async {
+        let reply = request.send().await;
+        (reply.status != 201).then_some(reply)
+    })
+    .await;
+    assert_problem(&limited, 429);
+    assert!(limited.header("retry-after").parse::<u64>().is_ok());
+    eventually(PATIENCE, "the next second", || async { request.send().await.status == 201 }).await;
+}
+
+#[tokio::test]
+async fn without_nats_streams_stay_open_newcomers_are_sent_away_and_only_readiness_fails() {
+    let mut site = Installation::start().await;
+    let channel = site.channel(Manifest::open("orders").with("events/heartbeatSeconds", 1)).await;
+    let other = site.channel(Manifest::open("other")).await;
+    let mut source = site.subscribe(0, &channel, &[]).await;
+    site.nats.kill9(0);
+    eventually(PATIENCE, "the gateway is unready", || async { !site.gateways[0].is_ready().await }).await;
+    assert!(site.gateways[0].is_live().await);
+    let heartbeat = |happening: &Happening| matches!(happening, Happening::Comment(_)).then_some(());
+    source.next("a heartbeat", heartbeat).await;
+    assert_sent_away(&get(site.url(0, &other, &[])).send().await);
+    let post = Request::post(site.url(0, &channel, &[]), "x").send().await;
+    assert!([503, 504].contains(&post.status.as_u16()), "{}", post.text());
+    site.nats.launch(0);
+    site.nats.ready().await;
+    site.gateways[0].ready().await;
+    let sequence = Publisher::new(&site.jetstream().await, &channel).publish("a", "back").await;
+    source.reaches(sequence).await;
+    assert_eq!(source.events().last().map(|event| event.data.clone()).as_deref(), Some("back"));
+    assert!(!source.record().iter().any(|entry| matches!(entry.what, Happening::End { .. })), "it stayed open");
+}
+
+#[tokio::test]
+async fn slow_and_broken_requests_are_cut_off_and_cost_nobody_else() {
+    let site = Settings::default().gateway_arg("--header-timeout=1s").gateway_arg("--body-timeout=1s").start().await;
+    let channel = site.channel(Manifest::open("orders")).await;
+    let mut source = site.subscribe(0, &channel, &[]).await;
+    let path = channel.path();
+    for (name, bytes) in [
+        ("nothing at all", Vec::new()),
+        ("half a head", b"GET / HTTP/1.1\r\nHost: x\r\n".to_vec()),
+        ("not HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n".to_vec()),
+        ("an endless head", [b"GET / HTTP/1.1\r\nx: ".to_vec(), vec![b'x'; 100_000]].concat()),
+        ("a preface and nothing more", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
+    ] {
+        let mut socket = TcpStream::connect(site.gateways[0].address()).await.expect("the gateway listens");
+        let _ = socket.write_all(&bytes).await;
+        let mut answer = Vec::new();
+        let _ = within(PATIENCE, name, socket.read_to_end(&mut answer)).await;
+    }
+    let mut socket = TcpStream::connect(site.gateways[0].address()).await.expect("the gateway listens");
+    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf");
+    socket.write_all(head.as_bytes()).await.expect("sent");
+    let mut answer = Vec::new();
+    within(PATIENCE, "an answer to half a body", socket.read_to_end(&mut answer)).await.expect("an answer");
+    assert!(answer.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&answer));
+    site.publisher(&channel).await.publish("a", "unharmed").await;
+    assert_eq!(source.next_event().await.data, "unharmed");
+}
+
+#[tokio::test]
+async fn a_full_public_port_leaves_the_admin_port_alone() {
+    let site = Settings::default().gateway_arg("--max-connections=32").start().await;
+    let channel = site.channel(Manifest::public("orders")).await;
+    let mut open: Vec<EventSource> = Vec::new();
+    for _ in 0..30 {
+        let source = site.client(0, &channel, &[]).open();
+        source.wait_for("an answer", |record| (record.len() > 2).then_some(())).await;
+        open.push(source);
+    }
+    let idle: Vec<TcpStream> =
+        futures_util::future::join_all((0..60).map(|_| TcpStream::connect(site.gateways[0].address())))
+            .await
+            .into_iter()
+            .filter_map(Result::ok)
+            .collect();
+    assert!(site.gateways[0].is_ready().await && site.gateways[0].try_metrics().await.is_some());
+    site.publisher(&channel).await.publish("a", "still delivered").await;
+    assert_eq!(open[0].next_event().await.data, "still delivered");
+    drop((open, idle));
+    let request = get(site.url(0, &channel, &[]));
+    eventually(PATIENCE, "there is room again", || async {
+        let answer: Result<_, WebError> = request.open_within(Duration::from_secs(1)).await;
+        answer.is_ok_and(|answer| answer.headers().get("content-length").is_none())
+    })
+    .await;
+}
