@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_nats::jetstream;
+use http::Method;
 use tempfile::TempDir;
 use tidings_crds::route::{Route, RouteState};
 
@@ -181,9 +182,10 @@ impl Installation {
             })
             .await;
             for manifest in manifests.iter().filter(|manifest| manifest.is_public()) {
-                let request = Request::get(gateway.url() + &manifest.path()).header("accept", "text/event-stream");
+                // HEAD asks without opening the channel.
+                let request = Request::new(Method::HEAD, gateway.url() + &manifest.path());
                 eventually(PATIENCE, "the gateway serves the channel", || async {
-                    request.open().await.is_ok_and(|response| response.status() == 200)
+                    request.try_send().await.is_ok_and(|reply| reply.status == 200)
                 })
                 .await;
             }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use tidings_tests::event_source::{Happening, Settings as Client, sequence_of};
-use tidings_tests::installation::Installation;
+use tidings_tests::installation::{Installation, Settings};
 use tidings_tests::ledger::gaps;
 use tidings_tests::manifest::Manifest;
 use tidings_tests::wait::{PATIENCE, eventually};
@@ -96,7 +96,8 @@ async fn a_garbage_route_keeps_the_last_good_one() {
 
 #[tokio::test]
 async fn a_lost_route_file_ends_nothing_and_the_operator_brings_it_back() {
-    let site = Installation::start().await;
+    let resync = ["--resync-seconds".to_owned(), "1".to_owned()];
+    let site = Settings { operator_arguments: resync.to_vec(), ..Settings::default() }.start().await;
     let channel = site.channel(Manifest::public("orders")).await;
     let source = site.subscribe(0, &channel, &[]).await;
     let (file, _) = site.route_files().remove("test/orders").expect("the operator wrote it");
