@@ -38,6 +38,12 @@ const OVERLAP: u64 = 10065;
 /// "stream name already in use with a different configuration": somebody else was first.
 const NAME_IN_USE: u64 = 10058;
 
+/// "incomplete results", "JetStream system temporarily unavailable", "JetStream cluster can not handle request".
+const PASSING: [u64; 3] = [10004, 10008, 10009];
+
+/// Where the replies to our requests go. Permissions name it: see `docs/reference/nats-permissions.md`.
+const INBOX: &str = "_INBOX_tidings_operator";
+
 /// JetStream of one account.
 #[derive(Clone)]
 pub struct Streams {
@@ -151,6 +157,7 @@ impl Streams {
         let facts = (Arc::clone(&metrics), ready);
         let mut options = ConnectOptions::new()
             .name("tidings-operator")
+            .custom_inbox_prefix(INBOX)
             .retry_on_initial_connect()
             .max_reconnects(None)
             .connection_timeout(CALL_TIMEOUT)
@@ -272,9 +279,9 @@ impl Streams {
     }
 }
 
-/// "no leader", "JetStream system temporarily unavailable" and their like: the same call works a little later.
+/// The same call works a little later. Others with the same status (JetStream not enabled, out of resources) need a person.
 fn is_passing(error: &jetstream::Error) -> bool {
-    error.code() == 503
+    PASSING.contains(&error.error_code().0)
 }
 
 fn on_event(event: &Event, told: &watch::Sender<bool>, metrics: &Metrics, ready: &Ready) {

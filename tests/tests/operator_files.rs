@@ -9,7 +9,7 @@ use async_nats::jetstream::stream::{Config, Info, StorageType};
 use tempfile::TempDir;
 use tidings_crds::route::{Route, RouteState};
 use tidings_tests::manifest::Manifest;
-use tidings_tests::nats::Nats;
+use tidings_tests::nats::{Nats, NatsSettings, User};
 use tidings_tests::operator::BINARY;
 use tidings_tests::ports::Port;
 use tidings_tests::process::{Process, Program};
@@ -36,19 +36,23 @@ struct Running {
 
 impl Rig {
     async fn start() -> Self {
+        Self::start_with(NatsSettings::default()).await
+    }
+
+    async fn start_with(settings: NatsSettings) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         for folder in ["channels", "routes"] {
             fs::create_dir(directory.path().join(folder)).expect("the directory can be written");
         }
-        let nats = Nats::start().await;
+        let nats = Nats::start_with(settings).await;
         let jetstream = nats.jetstream().await;
         Self { nats, jetstream, directory }
     }
 
-    fn program(&self, admin: &Port) -> Program {
+    fn program_at(&self, nats: &str, admin: &Port) -> Program {
         Program::built(BINARY)
             .named("operator")
-            .args(["--nats", &self.nats.url(), "--admin", &admin.address().to_string()])
+            .args(["--nats", nats, "--admin", &admin.address().to_string()])
             .args(["--removal-delay-seconds", "1", "--resync-seconds", "1"])
             .arg("--channels")
             .arg(self.channels())
@@ -63,7 +67,7 @@ impl Rig {
 
     fn operator_with(&self, with: impl FnOnce(Program) -> Program) -> Running {
         let admin = Port::free();
-        Running { process: with(self.program(&admin)).start(), admin }
+        Running { process: with(self.program_at(&self.nats.url(), &admin)).start(), admin }
     }
 
     fn channels(&self) -> PathBuf {
@@ -504,6 +508,35 @@ async fn subjects_beside_the_own_need_a_grant_that_can_be_withdrawn() {
     let _operator = rig.operator_with(|program| program.arg("--config").arg(withdrawn));
     eventually(PATIENCE, "the Route is withdrawn", || async { !rig.serves(&manifest) }).await;
     assert!(rig.stream(&manifest).await.is_some());
+}
+
+#[tokio::test]
+async fn the_permissions_that_are_given_out_are_enough() {
+    let publish = ["INFO.>", "LIST", "NAMES", "CREATE.*", "UPDATE.*", "DELETE.*"];
+    let publish = publish.iter().map(|call| format!("$JS.API.STREAM.{call}")).collect();
+    let admin = User { name: "admin".into(), publish: None, subscribe: None };
+    let subscribe = Some(vec!["_INBOX_tidings_operator.>".to_owned()]);
+    let operator = User { name: "operator".into(), publish: Some(publish), subscribe };
+    let rig = Rig::start_with(NatsSettings { users: vec![admin, operator], ..NatsSettings::default() }).await;
+    let manifest = delete("orders");
+    rig.write(&manifest);
+    let url = rig.nats.url_of("operator");
+    let admin = Port::free();
+    let operator = Running { process: rig.program_at(&url, &admin).start(), admin };
+    rig.served(&manifest).await;
+    rig.write(&manifest.clone().with("history/maxMessages", 7));
+    eventually(PATIENCE, "the change", || async {
+        rig.stream(&manifest).await.is_some_and(|stream| stream.config.max_messages == 7)
+    })
+    .await;
+    // Whose a subject is already is asked for by name.
+    let taken = Config { name: "theirs".into(), subjects: vec!["tidings.test.taken".into()], ..Config::default() };
+    rig.jetstream.create_stream(taken).await.expect("a stream");
+    rig.write(&Manifest::new("test", "taken"));
+    operator.says("the subjects belong to the stream theirs").await;
+    rig.remove(&manifest);
+    rig.gone(&manifest).await;
+    assert!(!operator.process.output().to_lowercase().contains("permissions violation"));
 }
 
 #[tokio::test]
