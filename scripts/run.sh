@@ -77,26 +77,32 @@ start() { # NAME PROGRAM ARGUMENTS...
     started="$name:$! $started"
 }
 
+last_words() { # NAME
+    echo "       The end of $state/$1.log:" >&2
+    tail -n 15 "$state/$1.log" | sed 's/^/       /' >&2
+}
+
 # Something ended by itself: say what, and what it last said.
 still_running() {
     for entry in $started; do
         alive "${entry#*:}" && continue
-        name=${entry%:*}
-        echo "error: $name ended. The end of $state/$name.log:" >&2
-        tail -n 15 "$state/$name.log" | sed 's/^/       /' >&2
+        echo "error: ${entry%:*} ended." >&2
+        last_words "${entry%:*}"
         exit 1
     done
     # The make that started us is gone without a word (killed -9): nobody can press Ctrl-C any more.
     [ -z "${MAKELEVEL:-}" ] || alive "$PPID" || exit 143
 }
 
-wait_until() { # SECONDS WHAT COMMAND...
-    deadline=$(($(date +%s) + $1)) what=$2
-    shift 2
+wait_until() { # SECONDS NAME WHAT COMMAND...
+    deadline=$(($(date +%s) + $1)) name=$2 what=$3
+    shift 3
     until "$@"; do
         still_running
         if [ "$(date +%s)" -ge "$deadline" ]; then
-            fail "$what did not happen in time." "The logs are in $state."
+            echo "error: $what (waited for half a minute)" >&2
+            last_words "$name"
+            exit 1
         fi
         sleep 0.1
     done
@@ -147,15 +153,15 @@ rm -f "$state/routes"/*
 
 if [ -n "${nats_server:-}" ]; then
     start nats-server "$nats_server" --addr 127.0.0.1 --port "$nats_port" --jetstream --store_dir "$state/nats"
-    wait_until 20 "nats-server listening on port $nats_port" listening "$nats_port"
+    wait_until 30 nats-server "nats-server does not listen on port $nats_port" listening "$nats_port"
 fi
 start operator "$programs/tidings-operator" --nats "$nats_url" --admin "127.0.0.1:$operator_port" \
     --channels "$channels" --routes "$state/routes"
 start gateway "$programs/tidings-gateway" --nats "$nats_url" --listen "127.0.0.1:$port" --admin "127.0.0.1:$admin_port" \
     --routes "$state/routes" --demo --drain-delay 0s --drain-window 0s
 
-wait_until 30 "the operator getting ready (is NATS at $nats_url, with JetStream?)" answers_200 "http://127.0.0.1:$operator_port/readyz"
-wait_until 30 "the gateway getting ready (is NATS at $nats_url?)" answers_200 "http://127.0.0.1:$admin_port/readyz"
+wait_until 30 operator "the operator is not ready; is NATS at $nats_url?" answers_200 "http://127.0.0.1:$operator_port/readyz"
+wait_until 30 gateway "the gateway is not ready; is NATS at $nats_url?" answers_200 "http://127.0.0.1:$admin_port/readyz"
 
 # === Ready ===
 
@@ -163,7 +169,7 @@ base=http://127.0.0.1:$port
 events=$base/channels/demo/hello/events
 if [ "$channels" = docs/examples ]; then
     # The stream stays open, so curl runs into its time limit; the status line has come by then.
-    wait_until 30 "the channel demo/hello opening" answers_200 "$events"
+    wait_until 30 operator "the channel demo/hello is not served; has NATS at $nats_url JetStream?" answers_200 "$events"
 fi
 
 # The nats client that is installed, or the script that builds it on first use; both work as they stand in any folder.
