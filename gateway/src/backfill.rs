@@ -279,7 +279,13 @@ async fn range(
 pub fn entry(source: &Source, publication: Publication) -> Arc<Entry> {
     let mark = Mark { sequence: publication.sequence, stamp: Some(publication.stamp()) };
     let frame = source.framing.publication(&publication, Some(mark.position(source.epoch)));
-    Arc::new(Entry { sequence: publication.sequence, time: publication.time, topic: publication.topic, frame })
+    Arc::new(Entry {
+        sequence: publication.sequence,
+        time: publication.time,
+        topic: publication.topic,
+        frame,
+        for_all: false,
+    })
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ mod tests {
     fn chunk(first: u64, sequences: &[u64]) -> Chunk {
         let entry = |sequence: &u64| {
             let frame = Bytes::from(format!("<{sequence}>"));
-            Arc::new(Entry { sequence: *sequence, time: 0, topic: "".into(), frame })
+            Arc::new(Entry { sequence: *sequence, time: 0, topic: "".into(), frame, for_all: false })
         };
         Chunk { from: 0, through: 100, first, entries: sequences.iter().map(entry).collect() }
     }

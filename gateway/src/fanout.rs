@@ -144,7 +144,7 @@ impl Fanout {
     /// Adds the next entry and collects whom it concerns into `woken`.
     pub fn append(&mut self, entry: Arc<Entry>, woken: &mut Vec<Waker>) {
         let mut found = std::mem::take(&mut self.found);
-        self.index.find(&entry.topic, &mut found);
+        self.concerned(&entry, &mut found);
         for id in &found {
             if let Some(feed) = self.feeds.get_mut(*id).and_then(Option::as_mut) {
                 feed.push(entry.clone());
@@ -152,16 +152,6 @@ impl Fanout {
             }
         }
         self.found = found;
-        let evicted = self.log.append(entry);
-        self.evict(&evicted);
-    }
-
-    /// Adds an entry that concerns everybody, whatever they filter by.
-    pub fn announce(&mut self, entry: Arc<Entry>, woken: &mut Vec<Waker>) {
-        for feed in self.feeds.iter_mut().flatten() {
-            feed.push(entry.clone());
-            feed.wake(woken);
-        }
         let evicted = self.log.append(entry);
         self.evict(&evicted);
     }
@@ -251,10 +241,20 @@ impl Fanout {
         id
     }
 
+    /// The feeds that are sent this entry.
+    fn concerned(&self, entry: &Entry, found: &mut Vec<FeedId>) {
+        if entry.for_all {
+            found.clear();
+            found.extend(0..self.feeds.len());
+        } else {
+            self.index.find(&entry.topic, found);
+        }
+    }
+
     fn evict(&mut self, evicted: &[Arc<Entry>]) {
         let mut found = std::mem::take(&mut self.found);
         for entry in evicted {
-            self.index.find(&entry.topic, &mut found);
+            self.concerned(entry, &mut found);
             for id in &found {
                 if let Some(feed) = self.feeds.get_mut(*id).and_then(Option::as_mut) {
                     feed.evict(entry.sequence);
@@ -307,7 +307,13 @@ mod tests {
     const START: Mark = Mark { sequence: 0, stamp: None };
 
     fn entry(sequence: u64, topic: &str) -> Arc<Entry> {
-        Arc::new(Entry { sequence, time: sequence, topic: topic.into(), frame: Bytes::from(format!("<{sequence}>")) })
+        Arc::new(Entry {
+            sequence,
+            time: sequence,
+            topic: topic.into(),
+            frame: Bytes::from(format!("<{sequence}>")),
+            for_all: false,
+        })
     }
 
     fn fanout(entries: usize) -> Fanout {
@@ -394,6 +400,19 @@ mod tests {
         assert_eq!(woken.len(), 1);
         fanout.end(EndReason::Shutdown, &mut woken);
         assert_eq!(woken.len(), 2);
+    }
+
+    #[test]
+    fn what_is_for_all_passes_every_filter_and_is_evicted_again() {
+        let mut fanout = fanout(2);
+        let mut cursor = fanout.join(&topics("a"), START);
+        let gap = Entry { sequence: 1, time: 1, topic: "".into(), frame: Bytes::from_static(b"gap"), for_all: true };
+        fanout.append(Arc::new(gap), &mut Vec::new());
+        assert_eq!(frames(fanout.next(&mut cursor, 100)), "gap");
+        let mut late = fanout.join(&topics("b"), START);
+        assert_eq!(frames(fanout.next(&mut late, 100)), "gap");
+        (2..=3).for_each(|sequence| append(&mut fanout, sequence, "c"));
+        assert!(fanout.feeds.iter().flatten().all(|feed| feed.read(0, 100).is_none()));
     }
 
     #[test]

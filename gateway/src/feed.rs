@@ -43,7 +43,7 @@ struct Seat {
 impl Feed {
     /// A feed over what the Log holds now.
     pub fn new<'l>(topics: TopicSet, log: impl Iterator<Item = &'l Arc<Entry>>) -> Self {
-        let entries = log.filter(|entry| topics.matches(&entry.topic)).cloned().collect();
+        let entries = log.filter(|entry| entry.for_all || topics.matches(&entry.topic)).cloned().collect();
         Self { topics, entries, seats: Vec::new(), free: Vec::new(), waiting: Vec::new() }
     }
 
@@ -143,7 +143,13 @@ mod tests {
     use super::*;
 
     fn entry(sequence: u64, topic: &str) -> Arc<Entry> {
-        Arc::new(Entry { sequence, time: sequence, topic: topic.into(), frame: Bytes::from(format!("<{sequence}>")) })
+        Arc::new(Entry {
+            sequence,
+            time: sequence,
+            topic: topic.into(),
+            frame: Bytes::from(format!("<{sequence}>")),
+            for_all: false,
+        })
     }
 
     fn feed() -> Feed {

@@ -8,6 +8,8 @@
 //! - An unfiltered reply, by whichever replica, proves absence only *below the highest sequence it contains*.
 //! - Beyond that, only the stream's leader proves absence: it says twice that there is nothing, and in between that it
 //!   knows the sequence in question.
+//! - What is proven absent may have been removed before we ever saw it. If the stream now begins behind it, on a channel
+//!   that keeps all messages, that is a loss, and everybody is told ([`Step::Expired`]). Asked after the proof.
 //! - A sequence at or below the head with a newer time is a sign of another stream under the old name, or of one that went
 //!   back in time; a reconnect can hide either. Until the leader has told when the stream was created, and that the message
 //!   at our head is still the one we know, nothing more is appended.
@@ -111,6 +113,8 @@ pub enum Step {
     Append(Publication),
     /// Nothing exists, or is shown, up to here.
     Skip(Mark),
+    /// What lay between the head and here was removed from the front of the stream before it was seen.
+    Expired(Mark),
     /// Too far behind to follow: go on at this head.
     Jump(Mark),
     /// Another stream, or the same one gone back in time.
@@ -140,6 +144,12 @@ pub struct Ingest {
     /// How often in a row the leader's last sequence lay below one that we had seen before we asked.
     backwards: u8,
     in_flight: Option<(Ask, u64)>,
+    /// Whether retention by age, count or size is the only way for a message to go unseen.
+    keeps_all: bool,
+    /// What is not among `waiting` and lies at or below this was proven absent.
+    proven: u64,
+    /// Where the stream begins has been compared with what is absent up to here.
+    compared: u64,
     turn: Turn,
     careful: u32,
     jump_beyond: u64,
@@ -180,7 +190,7 @@ enum Turn {
 impl Ingest {
     /// Starts behind `head`, the leader's last sequence when the channel was opened. `jump_beyond` is the number of
     /// messages from which on following is not worth it: as many as the Log holds.
-    pub fn new(epoch: Epoch, head: Mark, head_time: Millis, jump_beyond: u64, now: Instant) -> Self {
+    pub fn new(epoch: Epoch, head: Mark, head_time: Millis, keeps_all: bool, jump_beyond: u64, now: Instant) -> Self {
         let mut ingest = Self {
             epoch,
             head,
@@ -191,6 +201,9 @@ impl Ingest {
             doubt: Doubt::None,
             backwards: 0,
             in_flight: None,
+            keeps_all,
+            proven: head.sequence,
+            compared: head.sequence,
             turn: Turn::Replica,
             careful: 0,
             jump_beyond,
@@ -230,10 +243,7 @@ impl Ingest {
             self.drain(steps);
             self.rest(AFTER_EVENT, now);
         } else if self.waiting.len() < WAITING && self.waiting_bytes + publication.data.len() <= WAITING_BYTES {
-            self.waiting_bytes += publication.data.len();
-            if let Some(twice) = self.waiting.insert(sequence, publication) {
-                self.waiting_bytes -= twice.data.len();
-            }
+            self.keep(publication);
         }
     }
 
@@ -324,7 +334,8 @@ impl Ingest {
         if matches!(self.doubt, Doubt::Head(_)) {
             return Some(Ask::Leader { from: self.head.sequence });
         }
-        if self.doubt == Doubt::Stream || self.info_due <= now || matches!(self.turn, Turn::Doubt { .. }) {
+        let in_doubt = self.doubt == Doubt::Stream || matches!(self.turn, Turn::Doubt { .. });
+        if in_doubt || self.info_due <= now || (self.keeps_all && self.absent() > Some(self.compared)) {
             return Some(Ask::Info);
         }
         let missing = self.known > self.head.sequence;
@@ -370,6 +381,7 @@ impl Ingest {
             }
         }
         self.known = self.known.max(info.last);
+        self.compare(info.first, steps);
         if info.last - self.head.sequence.min(info.last) > self.jump_beyond {
             self.head = Mark { sequence: info.last, stamp: None };
             self.head_time = info.last_time;
@@ -397,7 +409,10 @@ impl Ingest {
 
     fn start_over(&mut self, info: Info, now: Instant, steps: &mut Vec<Step>) {
         let head = Mark { sequence: info.last, stamp: None };
-        *self = Self { jitter: self.jitter, ..Self::new(info.epoch, head, info.last_time, self.jump_beyond, now) };
+        *self = Self {
+            jitter: self.jitter,
+            ..Self::new(info.epoch, head, info.last_time, self.keeps_all, self.jump_beyond, now)
+        };
         steps.push(Step::Reset { epoch: info.epoch, head, first: info.first });
     }
 
@@ -427,37 +442,64 @@ impl Ingest {
             self.turn = Turn::Doubt { target: self.known };
             return;
         };
-        // What waits was stored and has been deleted since; between it there is nothing.
-        while let Some(entry) = self.waiting.first_entry().filter(|entry| *entry.key() <= target) {
-            let publication = entry.remove();
-            self.waiting_bytes -= publication.data.len();
-            self.pass(publication, steps);
-        }
-        if target > self.head.sequence {
-            self.head = Mark { sequence: target, stamp: None };
-            steps.push(Step::Skip(self.head));
-        }
+        self.proven = self.proven.max(target);
         self.turn = Turn::Replica;
         self.drain(steps);
     }
 
-    /// A message from an answer that began right behind the head: nothing else exists up to it.
+    /// A message from an answer that began right behind the head: what else there is up to it waits already.
     fn take(&mut self, publication: Publication, steps: &mut Vec<Step>) {
-        while let Some(entry) = self.waiting.first_entry().filter(|entry| *entry.key() < publication.sequence) {
-            let earlier = entry.remove();
-            self.waiting_bytes -= earlier.data.len();
-            self.pass(earlier, steps);
+        let sequence = publication.sequence;
+        self.known = self.known.max(sequence);
+        self.proven = self.proven.max(sequence);
+        if sequence > self.head.sequence {
+            self.keep(publication);
+            self.drain(steps);
         }
-        self.known = self.known.max(publication.sequence);
-        self.pass(publication, steps);
-        self.drain(steps);
     }
 
-    /// Appends what waits right behind the head.
+    fn keep(&mut self, publication: Publication) {
+        self.waiting_bytes += publication.data.len();
+        if let Some(twice) = self.waiting.insert(publication.sequence, publication) {
+            self.waiting_bytes -= twice.data.len();
+        }
+    }
+
+    /// Where the absence right behind the head ends, if something is proven absent there.
+    fn absent(&self) -> Option<u64> {
+        let next = self.waiting.first_key_value().map(|(sequence, _)| *sequence);
+        let end = next.map_or(self.proven, |next| self.proven.min(next - 1));
+        (end > self.head.sequence).then_some(end)
+    }
+
+    /// The stream begins at `first`, after the absence behind the head was proven.
+    fn compare(&mut self, first: u64, steps: &mut Vec<Step>) {
+        let Some(end) = self.absent().filter(|_| self.doubt == Doubt::None) else { return };
+        self.compared = end;
+        if self.keeps_all && first > self.head.sequence + 1 {
+            self.head = Mark { sequence: end.min(first - 1), stamp: None };
+            steps.push(Step::Expired(self.head));
+        }
+    }
+
+    /// Appends what waits right behind the head, over what does not exist.
     fn drain(&mut self, steps: &mut Vec<Step>) {
         self.forget_passed();
         while self.doubt == Doubt::None {
-            let Some(publication) = self.waiting.remove(&(self.head.sequence + 1)) else { break };
+            match self.absent() {
+                Some(end) if self.keeps_all && end > self.compared => return,
+                Some(end) if self.waiting.contains_key(&(end + 1)) => {}
+                Some(end) => {
+                    self.head = Mark { sequence: end, stamp: None };
+                    steps.push(Step::Skip(self.head));
+                }
+                None => {}
+            }
+            let next = self.waiting.first_entry().filter(|entry| {
+                let reached = self.head.sequence.max(self.proven);
+                *entry.key() <= reached + 1
+            });
+            let Some(publication) = next.map(|entry| entry.remove()) else { break };
             self.waiting_bytes -= publication.data.len();
             self.pass(publication, steps);
         }
@@ -536,7 +578,7 @@ mod tests {
         fn new() -> Self {
             let now = Instant::now();
             let head = Mark { sequence: 10, stamp: Some(Stamp::from_millis(100)) };
-            Self { ingest: Ingest::new(EPOCH, head, 100, 1000, now), now, steps: Vec::new() }
+            Self { ingest: Ingest::new(EPOCH, head, 100, true, 1000, now), now, steps: Vec::new() }
         }
 
         fn quiet() -> Self {
@@ -606,6 +648,10 @@ mod tests {
         assert!(bench.appended().is_empty());
         assert_eq!(bench.ask(), Some(Ask::Batch { from: 11, hole: true }));
         bench.batch(&[12, 13, 14]);
+        // 11 does not exist. It was deleted, or the stream begins behind it: that makes a difference.
+        assert!(bench.appended().is_empty());
+        assert_eq!(bench.ask(), Some(Ask::Info));
+        bench.answer(info(14));
         assert_eq!(bench.appended(), [12, 13, 14]);
     }
 
@@ -617,7 +663,10 @@ mod tests {
         bench.batch(&[]);
         assert!(bench.appended().is_empty());
         assert_eq!(bench.ask(), Some(Ask::Leader { from: 11 }));
-        bench.answer(Answer::Leader(Some(publication(12))));
+        bench.answer(Answer::Leader(Some(publication(11))));
+        assert_eq!(bench.appended(), [11]);
+        assert_eq!(bench.ask(), Some(Ask::Batch { from: 12, hole: true }));
+        bench.batch(&[12]);
         assert_eq!(bench.appended(), [12, 13]);
     }
 
@@ -634,7 +683,33 @@ mod tests {
         assert_eq!(bench.ask(), Some(Ask::Leader { from: 11 }));
         assert!(bench.appended().is_empty());
         bench.answer(Answer::Leader(None));
+        assert_eq!(bench.ask(), Some(Ask::Info));
+        bench.answer(info(13));
         assert_eq!(bench.appended(), [13]);
+    }
+
+    #[test]
+    fn what_was_removed_from_the_front_before_it_was_seen_is_told() {
+        let mut bench = Bench::quiet();
+        bench.live(14);
+        bench.ask();
+        bench.batch(&[14]);
+        assert_eq!(bench.ask(), Some(Ask::Info));
+        bench.answer(Answer::Info(Info { epoch: EPOCH, first: 13, last: 14, last_time: 140 }));
+        let expired = Step::Expired(Mark { sequence: 12, stamp: None });
+        let rest = [Step::Skip(Mark { sequence: 13, stamp: None }), Step::Append(publication(14))];
+        assert_eq!(bench.steps[0], expired);
+        assert!(bench.steps[1..] == rest || bench.steps[1..] == rest[1..], "{:?}", bench.steps);
+    }
+
+    #[test]
+    fn where_values_replace_each_other_nothing_is_lost_in_between() {
+        let mut bench = Bench::quiet();
+        bench.ingest.keeps_all = false;
+        bench.live(14);
+        bench.ask();
+        bench.batch(&[14]);
+        assert_eq!(bench.appended(), [14]);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Entry {
     pub topic: Box<str>,
     /// The bytes of the event.
     pub frame: Bytes,
+    /// Whether everybody is sent it, whatever they filter by: a gap.
+    pub for_all: bool,
 }
 
 /// A sequence and, where the message there is known, its stamp.
@@ -200,7 +202,13 @@ mod tests {
     const EPOCH: Epoch = Epoch::from_nanos(10);
 
     fn entry(sequence: u64) -> Arc<Entry> {
-        Arc::new(Entry { sequence, time: sequence * 1000, topic: "t".into(), frame: Bytes::from_static(b"12345") })
+        Arc::new(Entry {
+            sequence,
+            time: sequence * 1000,
+            topic: "t".into(),
+            frame: Bytes::from_static(b"12345"),
+            for_all: false,
+        })
     }
 
     fn log(head: u64, entries: usize) -> Log {

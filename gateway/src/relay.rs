@@ -117,7 +117,8 @@ async fn open(channel: &LiveChannel, reader: &Reader, limits: LogLimits) -> Inge
                 channel.change(|fanout, _| *fanout = Fanout::new(info.epoch, head, info.first, limits));
                 channel.opened();
                 tracing::debug!(channel = channel.key, sequence = info.last, "Channel opened.");
-                return Ingest::new(info.epoch, head, info.last_time, limits.entries as u64, Instant::now());
+                let beyond = limits.entries as u64;
+                return Ingest::new(info.epoch, head, info.last_time, channel.keeps_all(), beyond, Instant::now());
             }
             Err(error) => {
                 tracing::warn!(channel = channel.key, %error, "The channel cannot be opened yet.");
@@ -189,9 +190,17 @@ fn carry_out(channel: &LiveChannel, steps: impl ExactSizeIterator<Item = Step>) 
         return;
     }
     let framing = channel.framing();
-    let mut epoch = channel.fanout().epoch();
+    let (mut epoch, mut head) = {
+        let fanout = channel.fanout();
+        (fanout.epoch(), fanout.head())
+    };
     let mut changes = Vec::with_capacity(steps.len());
     for step in steps {
+        let after = head;
+        head = match &step {
+            Step::Append(publication) => Mark { sequence: publication.sequence, stamp: Some(publication.stamp()) },
+            Step::Skip(to) | Step::Expired(to) | Step::Jump(to) | Step::Reset { head: to, .. } => *to,
+        };
         changes.push(match step {
             Step::Append(publication) => {
                 count(channel, &publication, framing.max_event_bytes);
@@ -203,6 +212,14 @@ fn carry_out(channel: &LiveChannel, steps: impl ExactSizeIterator<Item = Step>) 
                 Change::Append(encode(framing.publication(&publication, Some(position)), publication))
             }
             Step::Skip(to) => Change::Skip(to),
+            Step::Expired(to) => {
+                tracing::warn!(
+                    channel = channel.key,
+                    sequence = to.sequence,
+                    "Removed before it was seen: a gap for all."
+                );
+                Change::Append(expired(channel, epoch, after, to))
+            }
             Step::Jump(head) => {
                 tracing::warn!(channel = channel.key, sequence = head.sequence, "Too far behind: going on at the end.");
                 Change::Jump(head)
@@ -244,7 +261,15 @@ fn count(channel: &LiveChannel, publication: &Publication, max_event_bytes: u64)
 
 fn encode(frame: Bytes, publication: Publication) -> Arc<Entry> {
     let Publication { sequence, time, topic, .. } = publication;
-    Arc::new(Entry { sequence, time, topic, frame })
+    Arc::new(Entry { sequence, time, topic, frame, for_all: false })
+}
+
+/// A gap for everybody who stands before it.
+fn expired(channel: &LiveChannel, epoch: tidings_crds::position::Epoch, after: Mark, resumed: Mark) -> Arc<Entry> {
+    (0..channel.subscribers()).for_each(|_| channel.metrics.gap(GapReason::Expired));
+    let resumed_at = Some(resumed.position(epoch));
+    let frame = subscriber::gap(GapReason::Expired, Some(after.position(epoch)), resumed_at);
+    Arc::new(Entry { sequence: resumed.sequence, time: now(), topic: "".into(), frame, for_all: true })
 }
 
 /// Core NATS: at most once. What cannot be vouched for is told as a gap.
@@ -304,9 +329,9 @@ fn ephemeral_entry(channel: &LiveChannel, message: &Message, sequence: &mut u64)
 fn dropped(channel: &LiveChannel, sequence: &mut u64) {
     *sequence += 1;
     let frame = subscriber::gap(GapReason::Dropped, None, None);
-    let entry = Arc::new(Entry { sequence: *sequence, time: now(), topic: "".into(), frame });
+    let entry = Arc::new(Entry { sequence: *sequence, time: now(), topic: "".into(), frame, for_all: true });
     (0..channel.subscribers()).for_each(|_| channel.metrics.gap(GapReason::Dropped));
-    channel.change(|fanout, woken| fanout.announce(entry, woken));
+    channel.change(|fanout, woken| fanout.append(entry, woken));
 }
 
 /// Milliseconds since 1970.

@@ -201,7 +201,13 @@ mod tests {
     const EPOCH: Epoch = Epoch::from_nanos(10);
 
     fn entry(sequence: u64, topic: &str) -> Arc<Entry> {
-        Arc::new(Entry { sequence, time: sequence, topic: topic.into(), frame: Bytes::from(format!("<{sequence}>")) })
+        Arc::new(Entry {
+            sequence,
+            time: sequence,
+            topic: topic.into(),
+            frame: Bytes::from(format!("<{sequence}>")),
+            for_all: false,
+        })
     }
 
     fn chunk(first: u64, through: u64, sequences: &[u64]) -> Arc<Chunk> {

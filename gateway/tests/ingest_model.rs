@@ -3,7 +3,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -74,7 +74,12 @@ impl Stream {
     fn answer(&self, ask: Ask, lag: u64) -> Answer {
         let visible = |p: &&Publication| p.sequence + lag <= self.last;
         match ask {
-            Ask::Info => Answer::Info(Info { epoch: EPOCH, first: 1, last: self.last, last_time: self.last * 10 }),
+            Ask::Info => Answer::Info(Info {
+                epoch: EPOCH,
+                first: self.stored.keys().next().copied().unwrap_or(self.last + 1),
+                last: self.last,
+                last_time: self.last * 10,
+            }),
             Ask::Leader { from } => Answer::Leader(self.stored.range(from..).next().map(|(_, p)| p.clone())),
             Ask::Batch { from, .. } => {
                 let all: Vec<_> = self.stored.range(from..).map(|(_, p)| p).filter(visible).cloned().collect();
@@ -92,9 +97,10 @@ proptest! {
     ) {
         let mut now = Instant::now();
         let head = Mark { sequence: 10, stamp: Some(Stamp::from_millis(100)) };
-        let mut ingest = Ingest::new(EPOCH, head, 100, 1000, now);
+        let mut ingest = Ingest::new(EPOCH, head, 100, true, 1000, now);
         let mut steps = Vec::new();
         let mut stream = Stream { stored: BTreeMap::new(), last: 10 };
+        let mut deleted = BTreeSet::new();
         let (mut delayed, mut latest) = (std::collections::VecDeque::new(), None::<u64>);
         for act in acts {
             now += Duration::from_millis(20);
@@ -112,7 +118,10 @@ proptest! {
                 Act::Repeat => if let Some(sequence) = latest { ingest.live(publication(sequence), now, &mut steps) },
                 Act::Delete(which) => {
                     let keys: Vec<_> = stream.stored.keys().copied().collect();
-                    if !keys.is_empty() { stream.stored.remove(which.get(&keys)); }
+                    if !keys.is_empty() {
+                        stream.stored.remove(which.get(&keys));
+                        deleted.insert(*which.get(&keys));
+                    }
                 }
                 Act::Purge => stream.stored.clear(),
                 Act::Interrupt => ingest.interrupted(now),
@@ -136,15 +145,27 @@ proptest! {
             }
         }
         prop_assert!(!ingest.is_waiting());
-        let mut appended = Vec::new();
+        let (mut appended, mut told, mut head) = (Vec::new(), BTreeSet::new(), 10);
         for step in steps.drain(..) {
             match step {
-                Step::Append(publication) => appended.push(publication.sequence),
-                Step::Skip(_) => {}
+                Step::Append(publication) => {
+                    head = publication.sequence;
+                    appended.push(head);
+                }
+                Step::Skip(to) => head = to.sequence,
+                Step::Expired(to) => {
+                    told.extend(head + 1..=to.sequence);
+                    head = to.sequence;
+                }
                 other => prop_assert!(false, "{:?}", other),
             }
         }
         prop_assert!(appended.is_sorted_by(|a, b| a < b), "{:?}", appended);
         prop_assert!(remaining.iter().all(|s| appended.contains(s)), "{:?} of {:?}", appended, remaining);
+        // What was purged before it was seen is announced; what was deleted alone need not be.
+        let silent: Vec<u64> = (11..=stream.last)
+            .filter(|s| !appended.contains(s) && !told.contains(s) && !deleted.contains(s))
+            .collect();
+        prop_assert!(silent.is_empty(), "lost silently: {:?}", silent);
     }
 }

@@ -154,7 +154,8 @@ async fn hostile_event_types_become_harmless_ones() {
     let subject = channel.subject("a");
     let long = "x".repeat(300);
     let cases: [(&[u8], &str); 7] = [
-        (b"a\rdata: forged\rid: 1-1", "adata: forgedid: 1-1"),
+        // A CR within a value is no header block that the client library can read: delivered without headers.
+        (b"a\rdata: forged\rid: 1-1", "message"),
         (b"a\0b", "ab"),
         (b"tidings.gap", "message"),
         (b"\0tidings.end", "message"),
