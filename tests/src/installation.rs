@@ -24,7 +24,7 @@ use crate::web::Request;
 pub struct Settings {
     /// How many gateways.
     pub gateways: usize,
-    /// NATS.
+    /// NATS. Users called `gateway` and `operator` are who those two log in as.
     pub nats: NatsSettings,
     /// Whether the gateways reach NATS through a [`Proxy`]; with one node only.
     pub proxied: bool,
@@ -96,8 +96,9 @@ impl Settings {
         }
         let nats = Nats::start_with(self.nats).await;
         let proxy = if self.proxied { Some(Proxy::start(nats.address(0)).await) } else { None };
-        let url = proxy.as_ref().map_or_else(|| nats.url(), Proxy::url);
-        let operator = Operator::start(&nats.url(), &channels, &routes, &self.operator_arguments);
+        let url = nats.as_user("gateway", &proxy.as_ref().map_or_else(|| nats.url(), Proxy::url));
+        let operator =
+            Operator::start(&nats.as_user("operator", &nats.url()), &channels, &routes, &self.operator_arguments);
         let gateways = (1..=self.gateways)
             .map(|number| Gateway::start(&format!("gateway-{number}"), &url, &routes, &self.gateway_arguments))
             .collect();

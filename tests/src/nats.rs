@@ -104,7 +104,13 @@ impl Nats {
 
     /// [`Nats::url`] with the credentials of a user.
     pub fn url_of(&self, user: &str) -> String {
-        self.url().replace("nats://", &format!("nats://{user}:{user}@"))
+        self.as_user(user, &self.url())
+    }
+
+    /// A URL with the credentials of a user, if there is one of that name.
+    pub fn as_user(&self, user: &str, url: &str) -> String {
+        let known = self.users.iter().any(|known| known.name == user);
+        if known { url.replace("nats://", &format!("nats://{user}:{user}@")) } else { url.to_owned() }
     }
 
     /// The host and port of a node, as a proxy needs it.
