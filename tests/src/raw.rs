@@ -32,11 +32,18 @@ pub struct RawNats {
 impl RawNats {
     /// Connects to a server open to everybody.
     pub async fn connect(address: std::net::SocketAddr) -> Self {
+        Self::connect_as(address, "nobody").await
+    }
+
+    /// Connects as a user whose password is its name.
+    pub async fn connect_as(address: std::net::SocketAddr, user: &str) -> Self {
         let socket = TcpStream::connect(address).await.expect("the server listens");
         let mut raw = Self { socket, decoder: Decoder::default() };
         raw.until("INFO").await;
-        let options =
-            r#"{"verbose":false,"pedantic":false,"headers":true,"no_responders":true,"lang":"raw","version":"0"}"#;
+        let options = serde_json::json!({
+            "verbose": false, "pedantic": false, "headers": true, "no_responders": true, "lang": "raw", "version": "0",
+            "user": user, "pass": user,
+        });
         raw.send(format!("CONNECT {options}\r\n").as_bytes()).await;
         raw.flush().await;
         raw
