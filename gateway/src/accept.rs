@@ -86,7 +86,7 @@ impl<H: Handler> Port<H> {
 
     async fn connection(&self, stream: TcpStream, peer: SocketAddr, departure: Departure) {
         let _open = self.metrics.clone().map(Open::new);
-        if let Err(fault) = self.protocol.serve(stream, peer, self.handler.clone(), departure).await {
+        if let Err(fault) = self.protocol.serve_tcp(stream, peer, self.handler.clone(), departure).await {
             if let Some(metrics) = &self.metrics {
                 metrics.connection_fault(fault);
             }

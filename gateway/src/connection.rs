@@ -6,16 +6,19 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::Request;
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ConnectionLimits;
@@ -30,9 +33,25 @@ pub trait Handler: Send + Sync + 'static {
 
 /// How connections are served; one for all connections of a port.
 pub struct Protocol {
-    builder: auto::Builder<TokioExecutor>,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
     header_timeout: Duration,
 }
+
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.1, or 1.0.
+    One,
+    /// HTTP/2.
+    Two,
+}
+
+/// What every HTTP/2 connection begins with (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How often to look again at a preface that came in pieces: rare, and nothing tells of more bytes that are only peeked at.
+const GLANCE: Duration = Duration::from_millis(10);
 
 /// When a port's connections are to end.
 #[derive(Clone, Debug, Default)]
@@ -61,15 +80,14 @@ const PING: Duration = Duration::from_secs(20);
 impl Protocol {
     /// Serves within these limits.
     pub fn new(limits: &ConnectionLimits) -> Self {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
+        let mut http1 = http1::Builder::new();
+        http1
             .timer(TokioTimer::new())
             // hyper starts this clock when the previous response has ended, so it is the idle timeout as well.
             .header_read_timeout(limits.idle_timeout)
             .max_buf_size(limits.header_bytes as usize);
-        builder
-            .http2()
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
             .timer(TokioTimer::new())
             .max_header_list_size(limits.header_bytes)
             .max_concurrent_streams(MAX_STREAMS)
@@ -78,16 +96,39 @@ impl Protocol {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING);
-        Self { builder, header_timeout: limits.header_timeout }
+        Self { http1, http2, header_timeout: limits.header_timeout }
+    }
+
+    /// Serves a TCP connection to its end, with what it begins to speak.
+    pub async fn serve_tcp<H: Handler>(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        handler: Arc<H>,
+        departure: Departure,
+    ) -> Result<(), ConnectionFault> {
+        let deadline = Instant::now() + self.header_timeout;
+        let version = tokio::select! {
+            version = version(&stream) => version,
+            () = tokio::time::sleep_until(deadline) => return Err(ConnectionFault::HeaderTimeout),
+            () = departure.close.cancelled() => return Ok(()),
+        };
+        match version {
+            Ok(Some(version)) => self.serve(stream, version, deadline, peer, handler, departure).await,
+            Ok(None) => Ok(()),
+            Err(error) => io_fault(&error),
+        }
     }
 
     /// Serves a connection to its end.
     ///
-    /// The first request head has to arrive in time, whatever the protocol: a connection that sends nothing, or an
-    /// HTTP/2 preface and nothing more, would be waited for for ever otherwise.
+    /// The first request head has to be there at the deadline, whatever the protocol: an HTTP/2 preface with nothing
+    /// behind it would be waited for for ever otherwise.
     pub async fn serve<H: Handler>(
         &self,
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        version: Version,
+        deadline: Instant,
         peer: SocketAddr,
         handler: Arc<H>,
         departure: Departure,
@@ -98,64 +139,103 @@ impl Protocol {
             service_fn(move |request| {
                 asked.store(true, Relaxed);
                 let handler = handler.clone();
-                async move { Ok::<_, Infallible>(handler.handle(request, peer).await) }
+                // hyper keeps room for this future as long as the connection lives: a pointer instead of 5 kB.
+                Box::pin(async move { Ok::<_, Infallible>(handler.handle(request, peer).await) })
             })
         };
-        let mut connection = std::pin::pin!(self.builder.serve_connection(TokioIo::new(io), service));
-        let mut first = std::pin::pin!(tokio::time::sleep(self.header_timeout));
-        let (mut waited, mut last, mut closing) = (false, false, false);
-        loop {
-            tokio::select! {
-                ended = connection.as_mut() => return fault(ended, asked.load(Relaxed)),
-                () = first.as_mut(), if !waited => {
-                    waited = true;
-                    if !asked.load(Relaxed) {
-                        return Err(ConnectionFault::HeaderTimeout);
-                    }
+        let io = TokioIo::new(io);
+        match version {
+            Version::One => {
+                let connection = std::pin::pin!(self.http1.serve_connection(io, service));
+                drive(connection, |one| one.graceful_shutdown(), &asked, deadline, departure).await
+            }
+            Version::Two => {
+                let connection = std::pin::pin!(self.http2.serve_connection(io, service));
+                drive(connection, |two| two.graceful_shutdown(), &asked, deadline, departure).await
+            }
+        }
+    }
+}
+
+/// What the client begins with; `None` if it leaves without a word. The bytes stay where they are: a protocol that is
+/// given them a second time would need a buffer of twice the size, on every connection.
+async fn version(stream: &TcpStream) -> io::Result<Option<Version>> {
+    let mut begin = [0; PREFACE.len()];
+    loop {
+        let begin = match stream.peek(&mut begin).await? {
+            0 => return Ok(None),
+            length => begin.get(..length).unwrap_or_default(),
+        };
+        if begin == PREFACE {
+            return Ok(Some(Version::Two));
+        }
+        if !PREFACE.starts_with(begin) {
+            return Ok(Some(Version::One));
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
+}
+
+/// Polls a connection to its end; `close` asks it to end after the open requests.
+async fn drive<C: Future<Output = hyper::Result<()>>>(
+    mut connection: Pin<&mut C>,
+    close: impl Fn(Pin<&mut C>),
+    asked: &AtomicBool,
+    deadline: Instant,
+    departure: Departure,
+) -> Result<(), ConnectionFault> {
+    let mut first = std::pin::pin!(tokio::time::sleep_until(deadline));
+    let (mut waited, mut last, mut closing) = (false, false, false);
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => return fault(ended, asked.load(Relaxed)),
+            () = first.as_mut(), if !waited => {
+                waited = true;
+                if !asked.load(Relaxed) {
+                    return Err(ConnectionFault::HeaderTimeout);
                 }
-                // One that has not asked yet still gets its answer; the handler then closes it.
-                () = departure.last.cancelled(), if !last => {
-                    last = true;
-                    if asked.load(Relaxed) {
-                        connection.as_mut().graceful_shutdown();
-                    }
+            }
+            // One that has not asked yet still gets its answer; the handler then closes it.
+            () = departure.last.cancelled(), if !last => {
+                last = true;
+                if asked.load(Relaxed) {
+                    close(connection.as_mut());
                 }
-                () = departure.close.cancelled(), if !closing => {
-                    closing = true;
-                    connection.as_mut().graceful_shutdown();
-                }
+            }
+            () = departure.close.cancelled(), if !closing => {
+                closing = true;
+                close(connection.as_mut());
             }
         }
     }
 }
 
 /// Clients come and go in every way; only what is not HTTP, came too late or broke is a fault.
-fn fault(ended: Result<(), Box<dyn Error + Send + Sync>>, asked: bool) -> Result<(), ConnectionFault> {
+fn fault(ended: hyper::Result<()>, asked: bool) -> Result<(), ConnectionFault> {
     let Err(error) = ended else { return Ok(()) };
-    if let Some(error) = error.downcast_ref::<hyper::Error>() {
-        if error.is_timeout() {
-            return if asked { Ok(()) } else { Err(ConnectionFault::HeaderTimeout) };
-        }
-        if error.is_parse() {
-            return Err(ConnectionFault::Protocol);
-        }
-        if error.is_incomplete_message() || error.is_canceled() {
-            return Ok(());
-        }
+    if error.is_timeout() {
+        return if asked { Ok(()) } else { Err(ConnectionFault::HeaderTimeout) };
     }
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error.as_ref());
+    if error.is_parse() {
+        return Err(ConnectionFault::Protocol);
+    }
+    if error.is_incomplete_message() || error.is_canceled() {
+        return Ok(());
+    }
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
     while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            return match io.kind() {
-                io::ErrorKind::ConnectionReset
-                | io::ErrorKind::BrokenPipe
-                | io::ErrorKind::UnexpectedEof
-                | io::ErrorKind::NotConnected
-                | io::ErrorKind::Interrupted => Ok(()),
-                _ => Err(ConnectionFault::Io),
-            };
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return io_fault(error);
         }
         cause = error.source();
     }
     Err(ConnectionFault::Protocol)
+}
+
+fn io_fault(error: &io::Error) -> Result<(), ConnectionFault> {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected, UnexpectedEof};
+    match error.kind() {
+        ConnectionReset | BrokenPipe | UnexpectedEof | NotConnected => Ok(()),
+        _ => Err(ConnectionFault::Io),
+    }
 }

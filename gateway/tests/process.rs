@@ -173,7 +173,7 @@ fn a_full_public_port_leaves_the_admin_port_alone() {
 #[test]
 fn without_any_file_descriptor_it_neither_ends_nor_spins() {
     // Too few even for the half that it hopes for.
-    let mut gateway = Gateway::start(30, &["--header-timeout", "1h"]);
+    let mut gateway = Gateway::start(24, &["--header-timeout", "1h"]);
     let held: Vec<_> = (0..60).map(|_| TcpStream::connect(gateway.public).unwrap()).collect();
     let failed = gateway.logged("Failed to accept a connection");
     assert!(failed.contains("Too many open files"), "{failed}");
