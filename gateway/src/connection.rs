@@ -150,8 +150,9 @@ impl Protocol {
                 drive(connection, |one| one.graceful_shutdown(), &asked, deadline, departure).await
             }
             Version::Two => {
-                let connection = std::pin::pin!(self.http2.serve_connection(io, service));
-                drive(connection, |two| two.graceful_shutdown(), &asked, deadline, departure).await
+                // On the heap, or the many HTTP/1.1 connections would have room for it as well.
+                let mut connection = Box::pin(self.http2.serve_connection(io, service));
+                drive(connection.as_mut(), |two| two.graceful_shutdown(), &asked, deadline, departure).await
             }
         }
     }
