@@ -15,8 +15,8 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use crate::chunk::Chunk;
 use crate::frame::Framing;
-use crate::log::{Entry, Mark};
-use crate::metrics::Backfill as Kind;
+use crate::log::{Entry, Kind, Mark};
+use crate::metrics::Backfill as For;
 use crate::publication::Publication;
 use crate::reader::{BATCH, ReadError, Reader};
 
@@ -53,6 +53,8 @@ pub struct Backfill {
 pub struct Source {
     /// Tells channels apart, and the same channel opened anew.
     pub channel: u64,
+    /// Tells apart what was read before and after the stream went back in time.
+    pub generation: u32,
     /// The incarnation that is expected.
     pub epoch: Epoch,
     /// Who reads.
@@ -64,7 +66,7 @@ pub struct Source {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     channel: u64,
-    epoch: Epoch,
+    generation: u32,
     /// `None`: everything.
     topics: Option<TopicSet>,
     from: u64,
@@ -107,7 +109,7 @@ impl Backfill {
         let topics = filtered.then(|| topics.clone());
         // Behind a chunk that ended in between, exactly there; else where others begin as well.
         for from in [after - after % ALIGN, after] {
-            let key = Key { channel: source.channel, epoch: source.epoch, topics: topics.clone(), from };
+            let key = Key { channel: source.channel, generation: source.generation, topics: topics.clone(), from };
             let chunk = self.shared(source, key, floor).await?;
             if chunk.through > after {
                 return Ok(chunk);
@@ -235,7 +237,7 @@ async fn range(
     loop {
         let next = range.through + 1;
         if !singles {
-            match source.reader.batch(next, pattern, Kind::Direct).await {
+            match source.reader.batch(next, pattern, For::Direct).await {
                 Ok(batch) => {
                     if let Some(last) = batch.messages.last() {
                         range.through = last.sequence;
@@ -284,7 +286,7 @@ pub fn entry(source: &Source, publication: Publication) -> Arc<Entry> {
         time: publication.time,
         topic: publication.topic,
         frame,
-        for_all: false,
+        kind: Kind::Event,
     })
 }
 
@@ -293,7 +295,7 @@ mod tests {
     use super::*;
 
     fn key(from: u64) -> Key {
-        Key { channel: 1, epoch: Epoch::from_nanos(1), topics: None, from }
+        Key { channel: 1, generation: 0, topics: None, from }
     }
 
     #[test]

@@ -205,8 +205,11 @@ impl LiveChannel {
     /// What the backfill needs to know of this channel, unless it is Ephemeral.
     pub fn source(&self) -> Option<Source> {
         let reader = self.reader.clone()?;
-        let epoch = self.fanout.lock().epoch();
-        Some(Source { channel: self.id, epoch, reader, framing: self.framing() })
+        let (generation, epoch) = {
+            let fanout = self.fanout.lock();
+            (fanout.generation(), fanout.epoch())
+        };
+        Some(Source { channel: self.id, generation, epoch, reader, framing: self.framing() })
     }
 
     /// The stream behind the Log.

@@ -73,12 +73,13 @@ impl Chunk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Kind;
     use bytes::Bytes;
 
     fn chunk(first: u64, sequences: &[u64]) -> Chunk {
         let entry = |sequence: &u64| {
             let frame = Bytes::from(format!("<{sequence}>"));
-            Arc::new(Entry { sequence: *sequence, time: 0, topic: "".into(), frame, for_all: false })
+            Arc::new(Entry { sequence: *sequence, time: 0, topic: "".into(), frame, kind: Kind::Event })
         };
         Chunk { from: 0, through: 100, first, entries: sequences.iter().map(entry).collect() }
     }

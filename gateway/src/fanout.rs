@@ -54,6 +54,13 @@ pub enum Next {
         /// How far the stream must be read.
         floor: u64,
     },
+    /// What followed `after` was removed from the front of the stream before it was seen: the cursor stands behind it.
+    Expired {
+        /// Where the subscriber stood.
+        after: Position,
+        /// Where it stands now.
+        resumed: Position,
+    },
     /// The stream was replaced or went back in time: continuity ends at `after`, the cursor stands before what exists now.
     Reset {
         /// Where the subscriber stood.
@@ -210,6 +217,11 @@ impl Fanout {
                 cursor.pass(batch.last, batch.newest);
                 Next::Frames(batch)
             }
+            None if let Some(lost) = feed.and_then(|feed| feed.lost(cursor.after.sequence)) => {
+                let after = cursor.position();
+                cursor.after = Mark { sequence: lost, stamp: None };
+                Next::Expired { after, resumed: cursor.position() }
+            }
             None => {
                 // A cursor may stand beyond the head, where another gateway has seen more than this one.
                 if self.log.head().sequence > cursor.after.sequence {
@@ -243,7 +255,7 @@ impl Fanout {
 
     /// The feeds that are sent this entry.
     fn concerned(&self, entry: &Entry, found: &mut Vec<FeedId>) {
-        if entry.for_all {
+        if entry.is_for_all() {
             found.clear();
             found.extend(0..self.feeds.len());
         } else {
@@ -299,6 +311,7 @@ impl Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Kind;
     use bytes::Bytes;
     use proptest::prelude::*;
     use tidings_crds::position::Stamp;
@@ -312,7 +325,7 @@ mod tests {
             time: sequence,
             topic: topic.into(),
             frame: Bytes::from(format!("<{sequence}>")),
-            for_all: false,
+            kind: Kind::Event,
         })
     }
 
@@ -406,13 +419,32 @@ mod tests {
     fn what_is_for_all_passes_every_filter_and_is_evicted_again() {
         let mut fanout = fanout(2);
         let mut cursor = fanout.join(&topics("a"), START);
-        let gap = Entry { sequence: 1, time: 1, topic: "".into(), frame: Bytes::from_static(b"gap"), for_all: true };
+        let gap =
+            Entry { sequence: 1, time: 1, topic: "".into(), frame: Bytes::from_static(b"gap"), kind: Kind::Notice };
         fanout.append(Arc::new(gap), &mut Vec::new());
         assert_eq!(frames(fanout.next(&mut cursor, 100)), "gap");
         let mut late = fanout.join(&topics("b"), START);
         assert_eq!(frames(fanout.next(&mut late, 100)), "gap");
         (2..=3).for_each(|sequence| append(&mut fanout, sequence, "c"));
         assert!(fanout.feeds.iter().flatten().all(|feed| feed.read(0, 100).is_none()));
+    }
+
+    #[test]
+    fn everybody_who_stands_before_a_loss_is_told_from_where_they_stand() {
+        let mut fanout = fanout(9);
+        let mut cursor = fanout.join(&topics("a"), START);
+        append(&mut fanout, 1, "a");
+        append(&mut fanout, 2, "b");
+        let lost = Entry { sequence: 5, time: 1, topic: "".into(), frame: Bytes::new(), kind: Kind::Lost };
+        fanout.append(Arc::new(lost), &mut Vec::new());
+        append(&mut fanout, 6, "a");
+        assert_eq!(frames(fanout.next(&mut cursor, 100)), "<1>");
+        let resumed = Position { epoch: EPOCH, sequence: 5, stamp: None };
+        assert_eq!(fanout.next(&mut cursor, 100), Next::Expired { after: mark(1).position(EPOCH), resumed });
+        assert_eq!(frames(fanout.next(&mut cursor, 100)), "<6>");
+        let mut between = fanout.join(&topics("a"), mark(4));
+        let after = mark(4).position(EPOCH);
+        assert_eq!(fanout.next(&mut between, 100), Next::Expired { after, resumed });
     }
 
     #[test]

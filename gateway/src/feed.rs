@@ -7,7 +7,7 @@ use std::task::Waker;
 use bytes::{Bytes, BytesMut};
 use tidings_crds::topic::TopicSet;
 
-use crate::log::Entry;
+use crate::log::{Entry, Kind};
 use crate::publication::Millis;
 
 /// Several frames on their way out as one piece.
@@ -43,7 +43,7 @@ struct Seat {
 impl Feed {
     /// A feed over what the Log holds now.
     pub fn new<'l>(topics: TopicSet, log: impl Iterator<Item = &'l Arc<Entry>>) -> Self {
-        let entries = log.filter(|entry| entry.for_all || topics.matches(&entry.topic)).cloned().collect();
+        let entries = log.filter(|entry| entry.is_for_all() || topics.matches(&entry.topic)).cloned().collect();
         Self { topics, entries, seats: Vec::new(), free: Vec::new(), waiting: Vec::new() }
     }
 
@@ -89,10 +89,17 @@ impl Feed {
         self.entries.clear();
     }
 
-    /// The frames behind `after`, as many as fit into `budget` bytes, at least one if there is any.
+    /// The frames behind `after`, as many as fit into `budget` bytes, at least one if there is any; up to where something
+    /// was lost.
     pub fn read(&self, after: u64, budget: usize) -> Option<Batch> {
         let start = self.entries.partition_point(|entry| entry.sequence <= after);
-        batch(self.entries.range(start..), budget)
+        batch(self.entries.range(start..).take_while(|entry| entry.kind != Kind::Lost), budget)
+    }
+
+    /// Where continuity ends right behind `after`, if something was lost there.
+    pub fn lost(&self, after: u64) -> Option<u64> {
+        let start = self.entries.partition_point(|entry| entry.sequence <= after);
+        self.entries.get(start).filter(|entry| entry.kind == Kind::Lost).map(|entry| entry.sequence)
     }
 
     /// Remembers whom to wake when something changes.
@@ -148,7 +155,7 @@ mod tests {
             time: sequence,
             topic: topic.into(),
             frame: Bytes::from(format!("<{sequence}>")),
-            for_all: false,
+            kind: Kind::Event,
         })
     }
 

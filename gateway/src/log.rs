@@ -22,8 +22,19 @@ pub struct Entry {
     pub topic: Box<str>,
     /// The bytes of the event.
     pub frame: Bytes,
-    /// Whether everybody is sent it, whatever they filter by: a gap.
-    pub for_all: bool,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A publication, for those whose filter it passes.
+    Event,
+    /// A control event for everybody, whatever they filter by.
+    Notice,
+    /// Nothing to send: here continuity ends for everybody who stands before it, as what lay between was removed unseen.
+    Lost,
 }
 
 /// A sequence and, where the message there is known, its stamp.
@@ -83,7 +94,12 @@ impl Entry {
 
     /// Its place as a mark.
     pub fn mark(&self) -> Mark {
-        Mark { sequence: self.sequence, stamp: Some(self.stamp()) }
+        Mark { sequence: self.sequence, stamp: (self.kind != Kind::Lost).then(|| self.stamp()) }
+    }
+
+    /// Whether it concerns everybody.
+    pub fn is_for_all(&self) -> bool {
+        self.kind != Kind::Event
     }
 
     /// What it counts for against a limit in bytes.
@@ -176,7 +192,8 @@ impl Log {
         }
         let Some(seen) = position.stamp else { return Located::Here };
         let at = self.entries.partition_point(|entry| entry.sequence < n);
-        let here = match self.entries.get(at) {
+        let next = self.entries.iter().skip(at).find(|entry| entry.kind != Kind::Lost);
+        let here = match next {
             Some(entry) if entry.sequence == n => Some(entry.stamp()),
             _ if n == self.floor.sequence => match self.floor.stamp {
                 Some(stamp) => Some(stamp),
@@ -189,7 +206,7 @@ impl Log {
         let same = match here {
             Some(stamp) => stamp == seen,
             // The message is gone. What comes after it cannot be older than it was.
-            None => self.entries.get(at).is_none_or(|next| !next.stamp().is_before(seen)),
+            None => next.is_none_or(|next| !next.stamp().is_before(seen)),
         };
         if same { Located::Here } else { Located::OtherStamp }
     }
@@ -207,7 +224,7 @@ mod tests {
             time: sequence * 1000,
             topic: "t".into(),
             frame: Bytes::from_static(b"12345"),
-            for_all: false,
+            kind: Kind::Event,
         })
     }
 
@@ -258,6 +275,20 @@ mod tests {
         ] {
             assert_eq!(log.locate(position), expected, "{position}");
         }
+    }
+
+    #[test]
+    fn where_messages_were_lost_the_next_one_speaks_for_a_position() {
+        let mut log = log(4, 9);
+        let lost = Entry { sequence: 8, time: 1, topic: "".into(), frame: Bytes::new(), kind: Kind::Lost };
+        log.append(Arc::new(lost));
+        assert_eq!(log.head(), Mark { sequence: 8, stamp: None });
+        for sequence in 5..=8 {
+            assert_eq!(log.locate(position(sequence)), Located::Here, "another gateway may have seen {sequence}");
+        }
+        log.append(entry(9));
+        assert_eq!(log.locate(position(8)), Located::Here);
+        assert_eq!(log.locate(Position { stamp: Some(Stamp::from_millis(9500)), ..position(8) }), Located::OtherStamp);
     }
 
     #[test]

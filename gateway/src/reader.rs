@@ -286,8 +286,8 @@ impl Reader {
     fn collect(&self, message: &Message, batch: &mut Batch) -> Option<Result<bool, ReadError>> {
         match self.wire.direct(message) {
             Reply::Message { read, previous } => {
-                let broken = batch.messages.last().is_some_and(|last| last.sequence != previous);
-                if broken {
+                // The first of a batch has 0 before it.
+                if previous != batch.messages.last().map_or(0, |last| last.sequence) {
                     // A reply in between was dropped: what comes after it proves nothing.
                     self.totals.broker_error(BrokerFault::Reply);
                     return Some(Ok(true));

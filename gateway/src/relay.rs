@@ -14,7 +14,7 @@ use crate::channel::LiveChannel;
 use crate::fanout::Fanout;
 use crate::ingest::{Answer, Ask, Info, Ingest, Step};
 use crate::link::{Health, Link};
-use crate::log::{Entry, LogLimits, Mark};
+use crate::log::{Entry, Kind, LogLimits, Mark};
 use crate::metrics::{Backfill, GapReason};
 use crate::publication::{Millis, Publication};
 use crate::reader::{ReadError, Reader};
@@ -190,17 +190,9 @@ fn carry_out(channel: &LiveChannel, steps: impl ExactSizeIterator<Item = Step>) 
         return;
     }
     let framing = channel.framing();
-    let (mut epoch, mut head) = {
-        let fanout = channel.fanout();
-        (fanout.epoch(), fanout.head())
-    };
+    let mut epoch = channel.fanout().epoch();
     let mut changes = Vec::with_capacity(steps.len());
     for step in steps {
-        let after = head;
-        head = match &step {
-            Step::Append(publication) => Mark { sequence: publication.sequence, stamp: Some(publication.stamp()) },
-            Step::Skip(to) | Step::Expired(to) | Step::Jump(to) | Step::Reset { head: to, .. } => *to,
-        };
         changes.push(match step {
             Step::Append(publication) => {
                 count(channel, &publication, framing.max_event_bytes);
@@ -218,7 +210,7 @@ fn carry_out(channel: &LiveChannel, steps: impl ExactSizeIterator<Item = Step>) 
                     sequence = to.sequence,
                     "Removed before it was seen: a gap for all."
                 );
-                Change::Append(expired(channel, epoch, after, to))
+                Change::Append(lost(to))
             }
             Step::Jump(head) => {
                 tracing::warn!(channel = channel.key, sequence = head.sequence, "Too far behind: going on at the end.");
@@ -261,15 +253,12 @@ fn count(channel: &LiveChannel, publication: &Publication, max_event_bytes: u64)
 
 fn encode(frame: Bytes, publication: Publication) -> Arc<Entry> {
     let Publication { sequence, time, topic, .. } = publication;
-    Arc::new(Entry { sequence, time, topic, frame, for_all: false })
+    Arc::new(Entry { sequence, time, topic, frame, kind: Kind::Event })
 }
 
-/// A gap for everybody who stands before it.
-fn expired(channel: &LiveChannel, epoch: tidings_crds::position::Epoch, after: Mark, resumed: Mark) -> Arc<Entry> {
-    (0..channel.subscribers()).for_each(|_| channel.metrics.gap(GapReason::Expired));
-    let resumed_at = Some(resumed.position(epoch));
-    let frame = subscriber::gap(GapReason::Expired, Some(after.position(epoch)), resumed_at);
-    Arc::new(Entry { sequence: resumed.sequence, time: now(), topic: "".into(), frame, for_all: true })
+/// Where continuity ends for everybody who stands before it.
+fn lost(to: Mark) -> Arc<Entry> {
+    Arc::new(Entry { sequence: to.sequence, time: now(), topic: "".into(), frame: Bytes::new(), kind: Kind::Lost })
 }
 
 /// Core NATS: at most once. What cannot be vouched for is told as a gap.
@@ -329,7 +318,7 @@ fn ephemeral_entry(channel: &LiveChannel, message: &Message, sequence: &mut u64)
 fn dropped(channel: &LiveChannel, sequence: &mut u64) {
     *sequence += 1;
     let frame = subscriber::gap(GapReason::Dropped, None, None);
-    let entry = Arc::new(Entry { sequence: *sequence, time: now(), topic: "".into(), frame, for_all: true });
+    let entry = Arc::new(Entry { sequence: *sequence, time: now(), topic: "".into(), frame, kind: Kind::Notice });
     (0..channel.subscribers()).for_each(|_| channel.metrics.gap(GapReason::Dropped));
     channel.change(|fanout, woken| fanout.append(entry, woken));
 }

@@ -61,8 +61,11 @@ pub struct Seated {
 /// The newest events per topic, read once for those who ask at the same time.
 #[derive(Debug, Default)]
 pub struct Snapshots {
-    flights: Mutex<HashMap<(u64, TopicSet), (Instant, Shared)>>,
+    flights: Mutex<HashMap<Of, (Instant, Shared)>>,
 }
+
+/// Which channel, which generation of it, and which topics.
+type Of = (u64, u32, TopicSet);
 
 type Shared = Arc<OnceCell<Taken>>;
 
@@ -319,12 +322,13 @@ async fn since(reader: &Reader, time: SystemTime, info: &Info) -> Result<Option<
 
 impl Snapshots {
     async fn take(&self, channel: &LiveChannel, topics: &TopicSet) -> Result<Taken, ReadError> {
-        let flight = self.flight((channel.id, topics.clone()));
+        let generation = channel.fanout().generation();
+        let flight = self.flight((channel.id, generation, topics.clone()));
         let taken = flight.get_or_try_init(|| read_snapshot(channel, topics)).await?;
         Ok(taken.clone())
     }
 
-    fn flight(&self, key: (u64, TopicSet)) -> Shared {
+    fn flight(&self, key: Of) -> Shared {
         let now = Instant::now();
         let mut flights = self.flights.lock();
         flights.retain(|_, (born, _)| now.duration_since(*born) < SNAPSHOT_FOR);

@@ -114,6 +114,12 @@ impl Subscriber {
                 Step::Gap(GapReason::Dropped, gap(GapReason::Dropped, None, None))
             }
             Next::Behind { floor } => Step::Read { after: self.cursor.after(), floor },
+            // Who has seen nothing yet has lost nothing.
+            Next::Expired { .. } if self.fresh || !self.keeps_all => self.next(fanout, budget),
+            Next::Expired { after, resumed } => {
+                self.told = Some(resumed.sequence);
+                Step::Gap(GapReason::Expired, gap(GapReason::Expired, Some(after), Some(resumed)))
+            }
             Next::Reset { after, resumed } => {
                 self.fresh = true;
                 self.told = Some(resumed.sequence);
@@ -206,7 +212,7 @@ mod tests {
             time: sequence,
             topic: topic.into(),
             frame: Bytes::from(format!("<{sequence}>")),
-            for_all: false,
+            kind: crate::log::Kind::Event,
         })
     }
 
