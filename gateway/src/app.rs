@@ -180,7 +180,11 @@ impl App {
             TurnedAway::Draining => "this gateway shuts down: come back, to another one",
             TurnedAway::Broker => "NATS does not answer: come back later",
         };
-        let base = Duration::from_millis(served.route.events.retry_milliseconds.into());
+        let base = match reason {
+            // The next gateway waits already.
+            TurnedAway::Draining => Duration::ZERO,
+            _ => Duration::from_millis(served.route.events.retry_milliseconds.into()),
+        };
         // Over another connection, where this one is in the way.
         let close = reason == TurnedAway::Connections;
         retry::later(call.headers, retry::jittered(base, &mut rand::rng()), why, close)

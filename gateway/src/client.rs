@@ -112,6 +112,7 @@ impl FromStr for Network {
 mod tests {
     use super::*;
     use http::HeaderValue;
+    use proptest::prelude::*;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -138,6 +139,15 @@ mod tests {
             let headers: HeaderMap =
                 forwarded.iter().map(|value| (FORWARDED_FOR, HeaderValue::from_static(value))).collect();
             assert_eq!(Client::of(ip(peer), &headers, &trusted).to_string(), client, "{peer} {forwarded:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_panics_and_without_trust_none_counts(header in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let headers: HeaderMap = HeaderValue::from_bytes(&header).map(|v| (FORWARDED_FOR, v)).into_iter().collect();
+            let _ = Client::of(ip("10.0.0.1"), &headers, &["0.0.0.0/0".parse().unwrap()]);
+            prop_assert_eq!(Client::of(ip("10.0.0.1"), &headers, &[]), Client::from(ip("10.0.0.1")));
         }
     }
 

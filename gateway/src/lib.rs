@@ -1,4 +1,19 @@
 //! Relays NATS messages to browsers as Server-Sent Events.
+//!
+//! # Layout
+//! Outside to inside; `docs/architecture.md` follows an event through it.
+//! - The process: [`run`] owns every task; [`config`], [`signal`], [`telemetry`], [`drain`].
+//! - Connections: [`listener`] → [`accept`], as many as there is [`room`] for → [`connection`], HTTP/1.1 or HTTP/2.
+//! - Requests: [`app`] on the public port, [`admin`] on the other. [`subscribe`] and [`publish`] read what is asked for
+//!   ([`query`]); [`access`], [`limit`] ([`client`], [`rate`]) and [`cors`] decide. The answer is a stream, a [`problem`],
+//!   or a [`retry`] for whoever should come back; [`reply`] is their type. [`demo`] is one page.
+//! - Routes: [`routes`] follows a directory, [`route_table`] decides what is in force.
+//! - The core: the [`hub`] and its [`channel`]s; a [`relay`] each, which does what the [`ingest`] decides; [`log`],
+//!   [`fanout`], [`feed`], [`index`], [`subscriber`]; [`resume`], [`backfill`], [`chunk`]; [`body`], [`farewell`].
+//! - NATS: [`broker`], [`link`], [`reader`]; [`wire`] reads messages into [`publication`]s, [`frame`] writes them as events.
+//! - Counting: [`metrics`], [`channel_metrics`], [`process`], on [`instrument`]s and [`label`]s; [`end`] names why streams end.
+//!
+//! Whatever decides is synchronous and takes `now` as an argument; whatever waits decides nothing.
 
 pub mod accept;
 pub mod access;

@@ -216,6 +216,18 @@ mod tests {
     use crate::route_table::tests::document;
     use http::HeaderValue;
     use http_body_util::Full;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_request_panics(text in ".{0,200}", header in proptest::collection::vec(any::<u8>(), 0..60)) {
+            for name in [TOPIC, EVENT, TTL, IDEMPOTENCY_KEY] {
+                let headers: HeaderMap = HeaderValue::from_bytes(&header).map(|v| (name, v)).into_iter().collect();
+                let _ = Posted::parse(Some(&format!("topic={text}&event={text}&ttl={text}")), &headers);
+                let _ = Posted::parse(Some(&text), &headers);
+            }
+        }
+    }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs.iter().map(|(k, v)| (HeaderName::from_static(k), HeaderValue::from_static(v))).collect()

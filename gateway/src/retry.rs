@@ -22,7 +22,7 @@ pub const DEFAULT: Duration = Duration::from_secs(3);
 /// For reverse proxies: nginx keeps streams back otherwise.
 pub const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// A delay between `base` and three times that: whoever is sent away at once must not come back at once.
+/// A delay between `base`, but no less than [`MIN_RETRY`], and three times that: whoever is sent away at once must not come back at once.
 pub fn jittered(base: Duration, random: &mut impl Rng) -> Duration {
     let base = base.max(LEAST);
     base + base.mul_f64(2.0 * random.random::<f64>())

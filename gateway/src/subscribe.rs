@@ -155,10 +155,20 @@ impl Body for OpenStream {
 mod tests {
     use super::*;
     use http::HeaderValue;
+    use proptest::prelude::*;
     use std::time::Duration;
 
     fn asked(query: &str) -> Result<Asked, Problem> {
         Asked::parse(Some(query), &HeaderMap::new())
+    }
+
+    proptest! {
+        #[test]
+        fn no_request_panics(query in ".{0,200}", header in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let headers: HeaderMap = HeaderValue::from_bytes(&header).map(|v| (LAST_EVENT_ID, v)).into_iter().collect();
+            let _ = Asked::parse(Some(&query), &headers);
+            let _ = Asked::parse(Some(&format!("topic={query}&from={query}")), &headers);
+        }
     }
 
     fn set(filters: &[&str]) -> TopicSet {
