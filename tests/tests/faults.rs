@@ -359,6 +359,35 @@ async fn what_is_purged_before_it_could_be_fetched_is_one_gap_for_everybody() {
         assert_eq!(told[0].after.as_deref().and_then(sequence_of), Some(3));
         assert_eq!(told[0].resumed.as_deref().and_then(sequence_of), Some(5));
     }
+    // Who comes later with a position before the hole is told as well, though this gateway knows what lies around it.
+    for position in old.events().iter().filter(|event| event.event == "message").take(3) {
+        let late = site.client(0, &channel, &[]).after(&position.id).open();
+        until(&late, "kept").await;
+        assert_eq!(reasons(&gaps(&late.record())), ["expired"], "behind {}", position.id);
+    }
+}
+
+#[tokio::test]
+async fn a_position_whose_event_is_purged_before_nats_restarts_stands() {
+    let mut site = Settings::default().gateways(2).start().await;
+    let channel = site.channel(Manifest::public("orders")).await;
+    let source = site.subscribe(0, &channel, &[]).await;
+    site.publisher(&channel).await.fill("a", 3).await;
+    until(&source, "2").await;
+    site.publisher(&channel).await.purge().await;
+    // After this, the server no longer knows when the newest message was stored.
+    site.nats.terminate(0).await;
+    site.nats.launch(0);
+    site.nats.ready().await;
+    for gateway in [0, 1] {
+        site.gateways[gateway].ready().await;
+        let back = site.client(gateway, &channel, &[]).after(source.last_id()).open();
+        back.wait_for("the opening", |record| (record.len() > 2).then_some(())).await;
+        let words = format!("behind it on {gateway}");
+        site.publisher(&channel).await.publish("a", words.clone()).await;
+        until(&back, &words).await;
+        assert_eq!(gaps(&back.record()), [], "nothing was lost");
+    }
 }
 
 #[tokio::test]
