@@ -368,6 +368,39 @@ async fn what_is_purged_before_it_could_be_fetched_is_one_gap_for_everybody() {
 }
 
 #[tokio::test]
+async fn who_has_seen_what_another_gateway_missed_has_lost_nothing_there() {
+    let site = Settings::default().gateways(2).proxied().start().await;
+    let channel = site.channel(Manifest::public("orders").with("events/heartbeatSeconds", 1)).await;
+    let publisher = site.publisher(&channel).await;
+    let sources = [site.subscribe(0, &channel, &[]).await, site.subscribe(1, &channel, &[]).await];
+    publisher.publish("a", "first").await;
+    for source in &sources {
+        until(source, "first").await;
+    }
+    // One of the two gateways is never shown the next message, and can no longer ask for it.
+    let mut copies = 0;
+    site.proxy.as_ref().expect("it was asked for").tamper(move |message| {
+        let copy = message.payload == "second";
+        copies += u32::from(copy);
+        if copy && (!is_live(message) || copies > 1) { Fate::Drop } else { Fate::Pass }
+    });
+    publisher.publish("a", "second").await;
+    let received = |source: &EventSource| source.events().iter().any(|event| event.data == "second");
+    eventually(PATIENCE, "one of them has it", || std::future::ready(sources.iter().any(received))).await;
+    publisher.purge().await;
+    publisher.publish("a", "third").await;
+    for source in &sources {
+        until(source, "third").await;
+    }
+    let [had, missed] = if received(&sources[0]) { [0, 1] } else { [1, 0] };
+    assert_eq!(reasons(&gaps(&sources[missed].record())), ["expired"]);
+    let second = sources[had].events().into_iter().find(|event| event.data == "second").expect("it has it");
+    let moved = site.client(missed, &channel, &[]).after(second.id).open();
+    assert_eq!(data(&until(&moved, "third").await), ["third"]);
+    assert_eq!(gaps(&moved.record()), [], "it had seen everything");
+}
+
+#[tokio::test]
 async fn a_position_whose_event_is_purged_before_nats_restarts_stands() {
     let mut site = Settings::default().gateways(2).start().await;
     let channel = site.channel(Manifest::public("orders")).await;
