@@ -161,6 +161,8 @@ impl Installation {
         let before = self.route_files();
         let mut changes = Vec::new();
         for gateway in self.running() {
+            // One that has just been started answers 200 to everything until it has read the Routes.
+            gateway.ready().await;
             changes.push(applied(gateway).await);
         }
         manifests.iter().for_each(|manifest| self.write(manifest));
