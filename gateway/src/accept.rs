@@ -5,17 +5,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::connection::{Departure, Handler, Protocol};
+use crate::connection::{Departure, Protocol};
 use crate::metrics::Metrics;
 use crate::room::Room;
 
 /// One port and everything that serves it.
-pub struct Port<H> {
+pub struct Port {
     /// `public` or `admin`, for the log.
     pub name: &'static str,
     /// The listening socket.
@@ -25,7 +26,7 @@ pub struct Port<H> {
     /// How many there may be.
     pub room: Arc<Room>,
     /// Who answers.
-    pub handler: Arc<H>,
+    pub router: Router,
     /// Counts connections; absent for the admin port, whose scrapes are nobody's traffic.
     pub metrics: Option<Arc<Metrics>>,
 }
@@ -36,7 +37,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_s
 
 // === impl Port ===
 
-impl<H: Handler> Port<H> {
+impl Port {
     /// Accepts until it is to close, then waits until every connection has ended by itself. Whoever cannot wait drops
     /// the future: that ends the connections too.
     pub async fn serve(self, departure: Departure) {
@@ -90,7 +91,7 @@ impl<H: Handler> Port<H> {
 
     async fn connection(&self, stream: TcpStream, peer: SocketAddr, departure: Departure) {
         let _open = self.metrics.clone().map(Open::new);
-        if let Err(fault) = self.protocol.serve_tcp(stream, peer, self.handler.clone(), departure).await {
+        if let Err(fault) = self.protocol.serve_tcp(stream, peer, self.router.clone(), departure).await {
             if let Some(metrics) = &self.metrics {
                 metrics.connection_fault(fault);
             }

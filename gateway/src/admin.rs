@@ -2,14 +2,14 @@
 //!
 //! Alive means that the process answers. Ready means that a subscriber would be served; the body says what is missing.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{Method, Request, StatusCode};
-use hyper::body::Incoming;
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use http::StatusCode;
 use tracing::error;
 
-use crate::connection::Handler;
 use crate::drain::{Drain, Phase};
 use crate::hub::Hub;
 use crate::metrics::{CONTENT_TYPE, Metrics};
@@ -33,32 +33,29 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 // === impl Admin ===
 
-impl Handler for Admin {
-    async fn handle(&self, request: Request<Incoming>, _: SocketAddr) -> Reply {
-        self.answer(request.method(), request.uri().path())
+impl Admin {
+    /// The admin port's router.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/livez", get(async || reply::document(TEXT, "alive\n")))
+            .route("/readyz", get(ready))
+            .route("/metrics", get(metrics))
+            .method_not_allowed_fallback(async || Reply::from(Problem::method_not_allowed("GET, HEAD")))
+            .fallback(async || Reply::from(Problem::not_found("this port has /livez, /readyz and /metrics")))
+            .with_state(Arc::new(self))
     }
 }
 
-impl Admin {
-    /// Answers one request.
-    pub fn answer(&self, method: &Method, path: &str) -> Reply {
-        if !matches!(*method, Method::GET | Method::HEAD) {
-            return Problem::method_not_allowed("GET, HEAD").into();
-        }
-        match path {
-            "/livez" => reply::document(TEXT, "alive\n"),
-            "/readyz" => {
-                let phase = self.drain.phase();
-                readiness(self.hub.is_connected(), self.routes.is_loaded(), phase)
-            }
-            "/metrics" => match self.metrics.text() {
-                Ok(text) => reply::document(CONTENT_TYPE, text),
-                Err(error) => {
-                    error!(%error, "Failed to write the metrics.");
-                    failed(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written; see the log\n")
-                }
-            },
-            _ => Problem::not_found("this port has /livez, /readyz and /metrics").into(),
+async fn ready(State(admin): State<Arc<Admin>>) -> Reply {
+    readiness(admin.hub.is_connected(), admin.routes.is_loaded(), admin.drain.phase())
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> Reply {
+    match admin.metrics.text() {
+        Ok(text) => reply::document(CONTENT_TYPE, text),
+        Err(error) => {
+            error!(%error, "Failed to write the metrics.");
+            failed(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written; see the log\n")
         }
     }
 }

@@ -10,17 +10,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Path, State};
+use axum::routing::any;
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
-use http_body::Body;
-use hyper::body::Incoming;
 use tracing::debug;
 
 use crate::access;
 use crate::client::Client;
 use crate::config::RequestLimits;
-use crate::connection::Handler;
 use crate::cors;
 use crate::demo;
 use crate::drain::{Drain, Phase};
@@ -52,6 +52,9 @@ pub struct App {
     pub demo: bool,
 }
 
+/// Where a channel is, for every method.
+const CHANNEL: &str = "/channels/{namespace}/{name}/events";
+
 /// Long enough for 64 topics of a usual length.
 const MAX_URI_BYTES: usize = 8 << 10;
 
@@ -65,26 +68,21 @@ struct Call<'r> {
 
 // === impl App ===
 
-impl Handler for App {
-    async fn handle(&self, request: Request<Incoming>, peer: SocketAddr) -> Reply {
-        self.answer(request, peer).await
-    }
-}
-
 impl App {
-    /// Answers one request.
-    pub async fn answer<B>(&self, request: Request<B>, peer: SocketAddr) -> Reply
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    /// The public port's router: channels, and what is elsewhere.
+    pub fn router(self) -> Router {
+        Router::new().route(CHANNEL, any(at_channel)).fallback(at_elsewhere).with_state(Arc::new(self))
+    }
+
+    /// Answers one request, to the channel `namespace/name` or to no channel.
+    async fn answer(&self, key: Option<String>, request: Request<Body>, peer: SocketAddr) -> Reply {
         let started = Instant::now();
         let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
         let (operation, mut reply) = if uri.path_and_query().is_some_and(|text| text.as_str().len() > MAX_URI_BYTES) {
             let problem =
                 Problem::new(ProblemKind::UriTooLong, "an address has at most 8 KiB: use wildcards in topics");
             (Operation::Other, problem.into())
-        } else if let Some(key) = channel_key(uri.path()) {
+        } else if let Some(key) = key {
             let served = self.routes.get(&key);
             let client = Client::of(peer.ip(), &headers, &self.limits.trusted_proxies);
             let call = Call { uri: &uri, headers: &headers, client, served };
@@ -104,11 +102,7 @@ impl App {
         reply
     }
 
-    async fn channel<B>(&self, call: &Call<'_>, request: Request<B>) -> (Operation, Reply)
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    async fn channel(&self, call: &Call<'_>, request: Request<Body>) -> (Operation, Reply) {
         let refused = |problem: Problem| problem.into();
         match *request.method() {
             Method::GET => (Operation::Subscribe, self.subscribe(call, false).await.unwrap_or_else(refused)),
@@ -200,11 +194,7 @@ impl App {
         Some(retry::later(call.headers, delay, "this gateway has just started: come back later", true))
     }
 
-    async fn publish<B>(&self, call: &Call<'_>, request: Request<B>) -> Result<Reply, Problem>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    async fn publish(&self, call: &Call<'_>, request: Request<Body>) -> Result<Reply, Problem> {
         let posted = Posted::parse(call.uri.query(), call.headers)?;
         if call.served.is_none() && !self.routes.is_loaded() {
             self.metrics.early_request();
@@ -247,19 +237,33 @@ impl App {
     }
 }
 
-/// `namespace/name` of `/channels/{namespace}/{name}/events`.
-fn channel_key(path: &str) -> Option<String> {
-    let (namespace, name) = path.strip_prefix("/channels/")?.strip_suffix("/events")?.split_once('/')?;
-    let whole = !namespace.is_empty() && !name.is_empty() && !name.contains('/');
-    whole.then(|| format!("{namespace}/{name}"))
+async fn at_channel(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path((namespace, name)): Path<(String, String)>,
+    request: Request<Body>,
+) -> Reply {
+    app.answer(Some(format!("{namespace}/{name}")), request, peer).await
+}
+
+async fn at_elsewhere(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request<Body>,
+) -> Reply {
+    app.answer(None, request, peer).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
 
-    #[test]
-    fn a_channel_is_named_by_its_path() {
+    #[tokio::test]
+    async fn a_channel_is_named_by_its_path() {
+        let named = |Path((namespace, name)): Path<(String, String)>| async move { format!("{namespace}/{name}") };
+        let router: Router = Router::new().route(CHANNEL, any(named)).fallback(async || "");
         for (path, key) in [
             ("/channels/demo/hello/events", Some("demo/hello")),
             ("/channels/demo/hello/events/", None),
@@ -271,7 +275,9 @@ mod tests {
             ("/channels/events", None),
             ("/", None),
         ] {
-            assert_eq!(channel_key(path).as_deref(), key, "{path}");
+            let reply = router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+            let found = reply.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(found, key.unwrap_or_default(), "{path}");
         }
     }
 }

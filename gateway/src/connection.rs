@@ -2,7 +2,6 @@
 //!
 //! Generic over the transport, so that TLS can stand in front of it.
 
-use std::convert::Infallible;
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
@@ -11,6 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -20,16 +22,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use crate::config::ConnectionLimits;
 use crate::metrics::ConnectionFault;
-use crate::reply::Reply;
-
-/// Answers requests.
-pub trait Handler: Send + Sync + 'static {
-    /// Answers one request.
-    fn handle(&self, request: Request<Incoming>, peer: SocketAddr) -> impl Future<Output = Reply> + Send;
-}
 
 /// How connections are served; one for all connections of a port.
 pub struct Protocol {
@@ -100,11 +96,11 @@ impl Protocol {
     }
 
     /// Serves a TCP connection to its end, with what it begins to speak.
-    pub async fn serve_tcp<H: Handler>(
+    pub async fn serve_tcp(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-        handler: Arc<H>,
+        router: Router,
         departure: Departure,
     ) -> Result<(), ConnectionFault> {
         let deadline = Instant::now() + self.header_timeout;
@@ -114,7 +110,7 @@ impl Protocol {
             () = departure.close.cancelled() => return Ok(()),
         };
         match version {
-            Ok(Some(version)) => self.serve(stream, version, deadline, peer, handler, departure).await,
+            Ok(Some(version)) => self.serve(stream, version, deadline, peer, router, departure).await,
             Ok(None) => Ok(()),
             Err(error) => io_fault(&error),
         }
@@ -124,23 +120,24 @@ impl Protocol {
     ///
     /// The first request head has to be there at the deadline, whatever the protocol: an HTTP/2 preface with nothing
     /// behind it would be waited for for ever otherwise.
-    pub async fn serve<H: Handler>(
+    pub async fn serve(
         &self,
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         version: Version,
         deadline: Instant,
         peer: SocketAddr,
-        handler: Arc<H>,
+        router: Router,
         departure: Departure,
     ) -> Result<(), ConnectionFault> {
         let asked = Arc::new(AtomicBool::new(false));
         let service = {
             let asked = asked.clone();
-            service_fn(move |request| {
+            service_fn(move |mut request: Request<Incoming>| {
                 asked.store(true, Relaxed);
-                let handler = handler.clone();
+                request.extensions_mut().insert(ConnectInfo(peer));
+                let answer = router.clone().oneshot(request.map(Body::new));
                 // hyper keeps room for this future as long as the connection lives: a pointer instead of 5 kB.
-                Box::pin(async move { Ok::<_, Infallible>(handler.handle(request, peer).await) })
+                Box::pin(answer)
             })
         };
         let io = TokioIo::new(io);

@@ -1,28 +1,24 @@
 //! What a request is answered with: one type for whole bodies and for streams.
 
-use std::convert::Infallible;
-
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
 use serde::Serialize;
 
 /// An answer.
 pub type Reply = Response<ReplyBody>;
 
 /// The body of an answer.
-pub type ReplyBody = UnsyncBoxBody<Bytes, Infallible>;
+pub type ReplyBody = axum::body::Body;
 
 /// No body.
 pub fn empty() -> ReplyBody {
-    full(Bytes::new())
+    ReplyBody::empty()
 }
 
 /// A whole body.
 pub fn full(bytes: impl Into<Bytes>) -> ReplyBody {
-    Full::new(bytes.into()).boxed_unsync()
+    ReplyBody::from(bytes.into())
 }
 
 /// A JSON document on a line of its own, for people at a terminal.

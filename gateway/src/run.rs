@@ -80,12 +80,8 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         listener: admin,
         protocol: Protocol::new(&ConnectionLimits { connections: None, ..config.connections.clone() }),
         room: Arc::new(Room::new(ADMIN_CONNECTIONS)),
-        handler: Arc::new(Admin {
-            routes: routes.clone(),
-            hub: hub.clone(),
-            metrics: metrics.clone(),
-            drain: drain.clone(),
-        }),
+        router: Admin { routes: routes.clone(), hub: hub.clone(), metrics: metrics.clone(), drain: drain.clone() }
+            .router(),
         metrics: None,
     };
     // The admin port answers to the very end.
@@ -108,7 +104,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         listener: public,
         protocol: Protocol::new(&config.connections),
         room: room.clone(),
-        handler: Arc::new(App {
+        router: App {
             routes,
             hub: hub.clone(),
             metrics: metrics.clone(),
@@ -116,7 +112,8 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
             room,
             limits: config.requests,
             demo: config.demo,
-        }),
+        }
+        .router(),
         metrics: Some(metrics.clone()),
     };
     let mut public = tokio::spawn(public.serve(departure.clone()));

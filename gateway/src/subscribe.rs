@@ -8,7 +8,6 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Response};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use tidings_crds::route::{Route, RouteSource};
 use tidings_crds::topic::{TopicFilter, TopicSet};
 use time::OffsetDateTime;
@@ -19,7 +18,7 @@ use crate::hub::{FromWhere, StartAt};
 use crate::limit::Place;
 use crate::problem::Problem;
 use crate::query::{Query, shown};
-use crate::reply::{self, Reply};
+use crate::reply::{self, Reply, ReplyBody};
 use crate::retry;
 
 /// The parameters of a subscription; `access_token` is only named here so that nothing near it passes unseen.
@@ -121,7 +120,7 @@ fn time(text: &str) -> Option<SystemTime> {
 impl OpenStream {
     /// The answer that carries the stream.
     pub fn reply(events: EventStream, place: Place) -> Reply {
-        let mut reply = Response::new(Self { events, _place: place }.boxed_unsync());
+        let mut reply = Response::new(ReplyBody::new(Self { events, _place: place }));
         retry::stream_headers(reply.headers_mut());
         reply
     }

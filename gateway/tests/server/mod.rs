@@ -107,7 +107,7 @@ impl Server {
             listener,
             protocol: Protocol::new(&settings.connections),
             room,
-            handler: Arc::new(app),
+            router: app.router(),
             metrics: Some(metrics.clone()),
         };
         let departure = Departure::default();
