@@ -35,17 +35,18 @@ impl Chunk {
         batch(self.behind(after).iter(), budget)
     }
 
-    /// Whether something behind `after` can have expired before it was read.
+    /// Whether something behind `after` can have been removed from the front of the stream before it was read.
     ///
-    /// Only the first sequence tells: what is missing in the middle was deleted, has had a time to live, or was replaced
-    /// by a newer value, and that is what the channel promises.
+    /// The server reads a batch message by message, and a purge can come in between. So what was read below the first
+    /// sequence proves nothing, unless it is without a hole. Above it, what is missing was deleted, has had a time to live,
+    /// or was replaced by a newer value: that is what the channel promises. To be asked before topics are filtered out.
     pub fn expired(&self, after: u64) -> Option<Expired> {
-        let next = self.behind(after).first().map(|entry| entry.sequence);
-        if self.first <= after + 1 || next == Some(after + 1) {
+        let end = self.through.min(self.first.saturating_sub(1));
+        if end <= after {
             return None;
         }
-        let before_next = next.map_or(u64::MAX, |next| next - 1);
-        Some(Expired { resumed: before_next.min(self.first - 1) })
+        let below = self.behind(after).iter().take_while(|entry| entry.sequence <= end);
+        (below.count() as u64 != end - after).then_some(Expired { resumed: end })
     }
 
     /// The same range with the entries alone that pass these topics.
@@ -88,13 +89,14 @@ mod tests {
     fn nothing_expired_while_the_successor_exists() {
         assert_eq!(chunk(1, &[5]).expired(2), None);
         assert_eq!(chunk(3, &[5]).expired(2), None);
-        assert_eq!(chunk(9, &[3, 4]).expired(2), None, "read before it expired");
+        assert_eq!(chunk(5, &[3, 4, 9]).expired(2), None, "read before it expired");
     }
 
     #[test]
     fn what_lies_below_the_first_sequence_has_expired() {
         assert_eq!(chunk(9, &[9, 10]).expired(2), Some(Expired { resumed: 8 }));
-        assert_eq!(chunk(9, &[5, 10]).expired(2), Some(Expired { resumed: 4 }));
+        assert_eq!(chunk(9, &[5, 10]).expired(2), Some(Expired { resumed: 8 }));
+        assert_eq!(chunk(9, &[3, 4, 10]).expired(2), Some(Expired { resumed: 8 }), "purged while it was read");
         assert_eq!(chunk(101, &[]).expired(2), Some(Expired { resumed: 100 }));
     }
 
