@@ -243,7 +243,12 @@ async fn at_channel(
     Path((namespace, name)): Path<(String, String)>,
     request: Request<Body>,
 ) -> Reply {
-    app.answer(Some(format!("{namespace}/{name}")), request, peer).await
+    app.answer(channel_key(&namespace, &name), request, peer).await
+}
+
+/// `namespace/name`, unless one of them is empty: the router lets that pass.
+fn channel_key(namespace: &str, name: &str) -> Option<String> {
+    (!namespace.is_empty() && !name.is_empty()).then(|| format!("{namespace}/{name}"))
 }
 
 async fn at_elsewhere(
@@ -262,7 +267,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_channel_is_named_by_its_path() {
-        let named = |Path((namespace, name)): Path<(String, String)>| async move { format!("{namespace}/{name}") };
+        let named =
+            async |Path((namespace, name)): Path<(String, String)>| channel_key(&namespace, &name).unwrap_or_default();
         let router: Router = Router::new().route(CHANNEL, any(named)).fallback(async || "");
         for (path, key) in [
             ("/channels/demo/hello/events", Some("demo/hello")),

@@ -304,7 +304,9 @@ async fn last(reader: &Reader, topics: &TopicSet) -> Result<Option<u64>, ReadErr
 /// The sequence of the first event stored at or after `time`.
 async fn since(reader: &Reader, time: SystemTime, info: &Info) -> Result<Option<u64>, ReadError> {
     let wanted = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis());
-    if info.last == 0 || u128::from(info.last_time) < wanted {
+    // A server that restarted after its newest message was deleted no longer knows when that was stored.
+    let known = (info.last_time > 0).then_some(u128::from(info.last_time));
+    if info.last == 0 || known.is_some_and(|newest| newest < wanted) {
         return Ok(None);
     }
     // A replica that lags may not know of it yet.
