@@ -1,15 +1,26 @@
 //! What names a Channel: its namespace and its name.
 
 use std::fmt;
+use std::str::FromStr;
 
-/// The namespace and the name of a Channel.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+use serde::{Deserialize, Serialize};
+
+use crate::rule::is_label;
+
+/// The namespace and the name of a Channel, written `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct ChannelKey {
     /// The namespace.
     pub namespace: String,
     /// The name in it.
     pub name: String,
 }
+
+/// Why a text does not name a Channel.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" does not name a Channel: write <namespace>/<name>, both DNS labels")]
+pub struct ChannelKeyError(String);
 
 // === impl ChannelKey ===
 
@@ -23,5 +34,30 @@ impl ChannelKey {
 impl fmt::Display for ChannelKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl FromStr for ChannelKey {
+    type Err = ChannelKeyError;
+
+    fn from_str(text: &str) -> Result<Self, ChannelKeyError> {
+        match text.split_once('/') {
+            Some((namespace, name)) if is_label(namespace) && is_label(name) => Ok(Self::new(namespace, name)),
+            _ => Err(ChannelKeyError(text.chars().take(256).collect())),
+        }
+    }
+}
+
+impl TryFrom<String> for ChannelKey {
+    type Error = ChannelKeyError;
+
+    fn try_from(text: String) -> Result<Self, ChannelKeyError> {
+        text.parse()
+    }
+}
+
+impl From<ChannelKey> for String {
+    fn from(key: ChannelKey) -> Self {
+        key.to_string()
     }
 }

@@ -12,11 +12,13 @@
 //!   they are granted.
 //! - [`manifest`]: Channels written in files.
 //! - [`position`]: where a subscriber stands, written as an SSE id.
-//! - [`route`]: what the operator tells gateways about one Channel.
+//! - [`route`]: what the operator tells gateways about one Channel; [`beat`]: what gateways tell the operator about
+//!   themselves; [`release`]: the installation that both belong to.
 //!
 //! Nothing here does io, reads a clock or looks at the environment.
 
 pub mod access;
+pub mod beat;
 pub mod channel;
 pub mod claims;
 pub mod condition;
@@ -33,6 +35,7 @@ pub mod manifest;
 pub mod position;
 pub mod quantity;
 pub mod reference;
+pub mod release;
 pub mod route;
 pub mod rule;
 pub mod schema;
