@@ -382,14 +382,19 @@ impl Ingest {
         }
         self.known = self.known.max(info.last);
         self.compare(info.first, steps);
-        if info.last - self.head.sequence.min(info.last) > self.jump_beyond {
+        self.jump(info, steps);
+        self.drain(steps);
+    }
+
+    /// Goes on at the end if that is too far away: not before it is certain that this is still the stream we know.
+    fn jump(&mut self, info: Info, steps: &mut Vec<Step>) {
+        if self.doubt == Doubt::None && info.last.saturating_sub(self.head.sequence) > self.jump_beyond {
             self.head = Mark { sequence: info.last, stamp: None };
             self.head_time = info.last_time;
             self.turn = Turn::Replica;
             self.forget_passed();
             steps.push(Step::Jump(self.head));
         }
-        self.drain(steps);
     }
 
     /// The leader's message at our head, or the next one.
@@ -404,7 +409,11 @@ impl Ingest {
                 found.time >= self.head_time
             }
         });
-        if same { self.drain(steps) } else { self.start_over(info, now, steps) }
+        if !same {
+            return self.start_over(info, now, steps);
+        }
+        self.jump(info, steps);
+        self.drain(steps);
     }
 
     fn start_over(&mut self, info: Info, now: Instant, steps: &mut Vec<Step>) {
@@ -808,6 +817,17 @@ mod tests {
         bench.ingest.interrupted(bench.now);
         bench.ask();
         bench.answer(info(5000));
+        assert_eq!(bench.steps, [Step::Jump(Mark { sequence: 5000, stamp: None })]);
+    }
+
+    #[test]
+    fn too_far_behind_after_a_reconnect_is_a_jump_and_not_another_stream() {
+        let mut bench = Bench::quiet();
+        bench.ingest.reconnected(bench.now);
+        bench.ask();
+        bench.answer(info(5000));
+        assert_eq!((bench.ask(), bench.steps.len()), (Some(Ask::Leader { from: 10 }), 0));
+        bench.answer(Answer::Leader(Some(publication(10))));
         assert_eq!(bench.steps, [Step::Jump(Mark { sequence: 5000, stamp: None })]);
     }
 
