@@ -132,9 +132,14 @@ impl Subscriber {
     /// Takes what was read of the stream. If retention was faster, continuity ends, and the subscriber is told.
     pub fn take(&mut self, chunk: Arc<Chunk>) -> Option<Bytes> {
         let before = self.cursor.position();
-        let expired = chunk.expired(before.sequence).filter(|_| self.keeps_all && !self.fresh);
+        let expired = chunk.expired(before.sequence).filter(|_| self.keeps_all);
         self.chunk = Some(if self.topics.is_all() { chunk } else { Arc::new(chunk.filtered(&self.topics)) });
         self.cursor.move_to(expired?.resumed);
+        if self.fresh {
+            // Who has seen nothing yet has lost nothing, but has to begin behind the hole: what was read before it and
+            // what was read behind it are not continuous.
+            return None;
+        }
         self.told = Some(self.cursor.after());
         Some(gap(GapReason::Expired, Some(before), Some(self.cursor.position())))
     }
@@ -265,6 +270,14 @@ mod tests {
         assert_eq!(events(reader.next(&fanout, 100)), "<9><10>");
         let mut new = subscriber(&mut fanout, 3, false);
         assert_eq!(new.take(chunk(9, 10, &[9, 10])), None, "who asked for all that exists has lost nothing");
+    }
+
+    #[test]
+    fn who_has_seen_nothing_begins_behind_a_purge_that_came_while_the_stream_was_read() {
+        let mut fanout = fanout();
+        let mut new = subscriber(&mut fanout, 3, false);
+        assert_eq!(new.take(chunk(9, 10, &[4, 5, 9, 10])), None);
+        assert_eq!(events(new.next(&fanout, 100)), "<9><10>", "from 5 to 9 would be a loss without a word");
     }
 
     #[test]
