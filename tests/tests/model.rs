@@ -5,7 +5,6 @@
 //! removed and interrupted; in which order things meet is up to the machine.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,13 +13,14 @@ use async_nats::jetstream;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use tidings_tests::event_source::{EventSource, Record, Settings as Client};
+use tidings_tests::event_source::{EventSource, Settings as Client};
 use tidings_tests::installation::{Installation, Settings};
 use tidings_tests::ledger::{self, check};
 use tidings_tests::manifest::Manifest;
 use tidings_tests::proxy::Fate;
 use tidings_tests::publisher::{Publication, Publisher};
-use tidings_tests::seed::Seed;
+use tidings_tests::seed::{Seed, VARIABLE};
+use tidings_tests::transcript::{explained, told};
 use tidings_tests::truth::{Fact, Incarnation, Removal, Truth};
 use tidings_tests::wait::{PATIENCE, eventually};
 
@@ -113,13 +113,42 @@ fn subscriber(rng: &mut StdRng, gateways: &[String], channel: &Manifest) -> Subs
     Subscriber { source, request: request.topics(filters) }
 }
 
-/// One seed: its script, and what its clients have to say. Returns the faults, readable.
+/// What a client has to complain about, readable.
+struct Complaint {
+    what: String,
+    record: String,
+}
+
+/// Everything that a run found; printed at its end, as the beginning of a long output may not be kept.
+struct Complaints {
+    seed: Seed,
+    seeds: u64,
+    found: Vec<Complaint>,
+}
+
+// === impl Complaints ===
+
+/// As the test's harness prints it: the first few records, then everything in one line each.
+impl std::fmt::Debug for Complaints {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for Complaint { what, record } in self.found.iter().filter(|found| !found.record.is_empty()).take(3) {
+            writeln!(f, "{what}\n{record}")?;
+        }
+        for Complaint { what, .. } in self.found.iter().take(20) {
+            writeln!(f, "{what}")?;
+        }
+        let (count, seed) = (self.found.len(), self.seed.number());
+        write!(f, "{count} complaints in {} seeds; run again with {VARIABLE}={seed}", self.seeds)
+    }
+}
+
+/// One seed: its script, and what its clients have to say.
 async fn run(
     seed: Seed,
     jetstream: jetstream::Context,
     gateways: Vec<String>,
     progress: Arc<AtomicU64>,
-) -> Vec<String> {
+) -> Vec<Complaint> {
     let mut rng = seed.rng();
     let channel = manifest(seed);
     let publisher = Publisher::new(&jetstream, &channel);
@@ -185,7 +214,7 @@ async fn judge(
     mut model: Model,
     subscribers: Vec<Subscriber>,
     last: u64,
-) -> Vec<String> {
+) -> Vec<Complaint> {
     let (kept, held): (Vec<u64>, Vec<u64>) = (model.kept().collect(), stored.facts.keys().copied().collect());
     assert_eq!(kept, held, "{}: the model knows what the stream holds", channel.key());
     for (sequence, fact) in &stored.facts {
@@ -193,27 +222,18 @@ async fn judge(
     }
     let keeps_all = !matches!(model.keeps, Keeps::NewestOfEachTopic);
     let truth = Truth(vec![Incarnation { epoch: stored.epoch, keeps_all, facts: model.facts }]);
-    let mut faults = Vec::new();
+    let mut complaints = Vec::new();
     for (number, Subscriber { source, request }) in subscribers.into_iter().enumerate() {
         source.reaches(last).await;
         let record = source.close();
         let found = check(&truth, &request, &record);
         if !found.is_empty() {
-            faults.push(format!("{}, client {number}, {request:?}: {found:?}\n{}", channel.key(), told(&record)));
+            let found = explained(&found, &truth, &record);
+            let what = format!("{}, {:?}, client {number}, {request:?}: {found}", channel.key(), model.keeps);
+            complaints.push(Complaint { what, record: told(&record) });
         }
     }
-    faults
-}
-
-/// A record, one line an entry.
-fn told(record: &Record) -> String {
-    let start = record.first().map(|entry| entry.at);
-    record.iter().fold(String::new(), |mut text, entry| {
-        let after = start.map(|start| entry.at - start).unwrap_or_default();
-        let line: String = format!("{:?}", entry.what).chars().take(200).collect();
-        let _ = writeln!(text, "  {after:>10.3?} {line}");
-        text
-    })
+    complaints
 }
 
 /// Kills and restarts things as the scripts go on.
@@ -263,7 +283,8 @@ async fn disturb(site: &mut Installation, rng: &mut StdRng, progress: &AtomicU64
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_happens_every_client_gets_its_events_in_order_once_and_is_told_of_every_gap() {
+async fn whatever_happens_every_client_gets_its_events_in_order_once_and_is_told_of_every_gap() -> Result<(), Complaints>
+{
     let seed = Seed::from_environment();
     let seeds = std::env::var("TIDINGS_MODEL_SEEDS").map_or(SEEDS, |text| text.parse().expect("a number"));
     let mut site = Settings::default().gateways(2).proxied().start().await;
@@ -279,7 +300,7 @@ async fn whatever_happens_every_client_gets_its_events_in_order_once_and_is_told
             _ => Fate::Pass,
         }
     });
-    let mut failures = Vec::new();
+    let mut complaints = Complaints { seed, seeds, found: Vec::new() };
     let numbers: Vec<u64> = (0..seeds).collect();
     for batch in numbers.chunks(TOGETHER as usize) {
         let seeds: Vec<Seed> = batch.iter().map(|number| seed.nth(*number)).collect();
@@ -291,27 +312,18 @@ async fn whatever_happens_every_client_gets_its_events_in_order_once_and_is_told
         let start = Instant::now();
         let scripts: Vec<_> = seeds
             .iter()
-            .map(|seed| (*seed, tokio::spawn(run(*seed, jetstream.clone(), gateways.clone(), Arc::clone(&progress)))))
+            .map(|seed| tokio::spawn(run(*seed, jetstream.clone(), gateways.clone(), Arc::clone(&progress))))
             .collect();
         // `continue` in a script leaves its operation uncounted, so the last tenth is not waited for.
         let total = OPERATIONS * seeds.len() as u64 * 9 / 10;
         disturb(&mut site, &mut seed.nth(batch[0] + seeds.len() as u64).rng(), &progress, total).await;
-        for (seed, script) in scripts {
-            match script.await {
-                Ok(faults) => {
-                    failures.extend(faults.into_iter().map(|fault| format!("seed {}: {fault}", seed.number())))
-                }
-                Err(_) => failures.push(format!("seed {}: it panicked, as printed above", seed.number())),
-            }
+        for (seed, script) in seeds.iter().zip(scripts) {
+            let found = script.await.unwrap_or_else(|error| {
+                vec![Complaint { what: format!("m{:x}: {error}", seed.number()), record: String::new() }]
+            });
+            complaints.found.extend(found);
         }
-        eprintln!("{} seeds in {:.1?}, {} failures so far", batch.len(), start.elapsed(), failures.len());
+        eprintln!("{} seeds in {:.1?}, {} complaints so far", batch.len(), start.elapsed(), complaints.found.len());
     }
-    // All of them by their first line, the first few with what the client recorded.
-    for failure in &failures {
-        eprintln!("{}", failure.lines().next().unwrap_or_default());
-    }
-    for failure in failures.iter().take(3) {
-        eprintln!("{failure}");
-    }
-    assert!(failures.is_empty(), "{} clients of {seeds} seeds have something to complain about", failures.len());
+    if complaints.found.is_empty() { Ok(()) } else { Err(complaints) }
 }
