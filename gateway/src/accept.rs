@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 use crate::connection::{Departure, Protocol};
 use crate::metrics::Metrics;
 use crate::room::Room;
+use crate::tls::Tls;
 
 /// One port and everything that serves it.
 pub struct Port {
@@ -23,6 +24,8 @@ pub struct Port {
     pub listener: TcpListener,
     /// How connections are served.
     pub protocol: Protocol,
+    /// What stands in front of the protocol.
+    pub tls: Option<Arc<Tls>>,
     /// How many there may be.
     pub room: Arc<Room>,
     /// Who answers.
@@ -91,7 +94,13 @@ impl Port {
 
     async fn connection(&self, stream: TcpStream, peer: SocketAddr, departure: Departure) {
         let _open = self.metrics.clone().map(Open::new);
-        if let Err(fault) = self.protocol.serve_tcp(stream, peer, self.router.clone(), departure).await {
+        let router = self.router.clone();
+        let served = match &self.tls {
+            None => self.protocol.serve_tcp(stream, peer, router, departure).await,
+            // On the heap, or connections without TLS would have room for it as well.
+            Some(tls) => Box::pin(self.protocol.serve_tls(stream, tls, peer, router, departure)).await,
+        };
+        if let Err(fault) = served {
             if let Some(metrics) = &self.metrics {
                 metrics.connection_fault(fault);
             }

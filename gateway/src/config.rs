@@ -11,6 +11,7 @@ use clap::{Parser, ValueEnum};
 
 use crate::client::Network;
 use crate::drain::DrainTimes;
+use crate::tls::TlsFiles;
 use crate::unit;
 
 /// Serves Channels to browsers: relays NATS messages as Server-Sent Events.
@@ -24,6 +25,15 @@ pub struct Arguments {
     /// Where subscribers connect to
     #[arg(long, env = "TIDINGS_LISTEN", value_name = "ADDR", default_value = ":8080")]
     listen: Listen,
+    /// The certificate (PEM) that subscribers are shown, with those between it and a root; makes --listen speak TLS
+    #[arg(long, env = "TIDINGS_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The private key (PEM) of --tls-cert
+    #[arg(long, env = "TIDINGS_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Authorities (PEM); every client then needs a certificate of one of them
+    #[arg(long, env = "TIDINGS_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
     /// Where /livez, /readyz and /metrics are served; not for the public
     #[arg(long, env = "TIDINGS_ADMIN", value_name = "ADDR", default_value = ":9090")]
     admin: Listen,
@@ -45,7 +55,7 @@ pub struct Arguments {
     /// Open streams at most, over all channels [default: no limit but that of the connections]
     #[arg(long, env = "TIDINGS_MAX_SUBSCRIBERS", value_name = "N")]
     max_subscribers: Option<u64>,
-    /// How long a new connection may take for its first request head
+    /// How long a new connection may take for its first request head, and the TLS handshake before it
     #[arg(long, env = "TIDINGS_HEADER_TIMEOUT", value_name = "TIME", default_value = "10s")]
     #[arg(value_parser = unit::duration)]
     header_timeout: Duration,
@@ -106,6 +116,8 @@ pub struct Config {
     pub nats: String,
     /// The public port.
     pub listen: Listen,
+    /// The files that make the public port speak TLS.
+    pub tls: Option<TlsFiles>,
     /// The admin port.
     pub admin: Listen,
     /// The directory of Route files.
@@ -131,7 +143,7 @@ pub struct Config {
 pub struct ConnectionLimits {
     /// Open connections; absent means what the open-file limit allows.
     pub connections: Option<u32>,
-    /// For the first request head.
+    /// For the first request head, and the TLS handshake before it.
     pub header_timeout: Duration,
     /// Between two requests.
     pub idle_timeout: Duration,
@@ -194,6 +206,11 @@ impl From<Arguments> for Config {
         Self {
             nats: arguments.nats,
             listen: arguments.listen,
+            tls: arguments.tls_cert.zip(arguments.tls_key).map(|(cert, key)| TlsFiles {
+                cert,
+                key,
+                client_ca: arguments.tls_client_ca,
+            }),
             admin: arguments.admin,
             routes: arguments.routes,
             demo: arguments.demo,
@@ -275,5 +292,8 @@ mod tests {
         assert!(fault("--max-header-bytes", "1Ki").contains("from 8Ki to 1Mi"));
         assert!(fault("--trusted-proxies", "10.0.0.0/8,nonsense").contains("as in 10.0.0.0/8"));
         assert_eq!(fault("--trusted-proxies", "10.0.0.0/8,fd00::/8"), "");
+        assert!(fault("--tls-cert", "c").contains("--tls-key"));
+        assert!(fault("--tls-key", "k").contains("--tls-cert"));
+        assert!(fault("--tls-client-ca", "ca").contains("--tls-cert"));
     }
 }

@@ -1,6 +1,6 @@
 //! Serving one connection: HTTP/1.1 or HTTP/2, whichever the client begins with, within limits of time and size.
 //!
-//! Generic over the transport, so that TLS can stand in front of it.
+//! Generic over the transport: TLS may stand in front of it.
 
 use std::error::Error;
 use std::io;
@@ -25,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::config::ConnectionLimits;
-use crate::metrics::ConnectionFault;
+use crate::metrics::{ConnectionFault, Handshake};
+use crate::tls::Tls;
 
 /// How connections are served; one for all connections of a port.
 pub struct Protocol {
@@ -114,6 +115,32 @@ impl Protocol {
             Ok(None) => Ok(()),
             Err(error) => io_fault(&error),
         }
+    }
+
+    /// Serves a TCP connection to its end, with what is agreed on in the TLS handshake (RFC 7301).
+    pub async fn serve_tls(
+        &self,
+        stream: TcpStream,
+        tls: &Tls,
+        peer: SocketAddr,
+        router: Router,
+        departure: Departure,
+    ) -> Result<(), ConnectionFault> {
+        let deadline = Instant::now() + self.header_timeout;
+        let stream = tokio::select! {
+            shaken = tls.accept(stream, deadline) => match shaken {
+                Ok(stream) => stream,
+                // A probe that only connects is no fault.
+                Err(Handshake::Gone) => return Ok(()),
+                Err(_) => return Err(ConnectionFault::Handshake),
+            },
+            () = departure.close.cancelled() => return Ok(()),
+        };
+        let version = match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Version::Two,
+            _ => Version::One,
+        };
+        self.serve(stream, version, deadline, peer, router, departure).await
     }
 
     /// Serves a connection to its end.

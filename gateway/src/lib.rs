@@ -3,7 +3,8 @@
 //! # Layout
 //! Outside to inside; `docs/architecture.md` follows an event through it.
 //! - The process: [`run`] owns every task; [`config`], [`signal`], [`telemetry`], [`drain`].
-//! - Connections: [`listener`] → [`accept`], as many as there is [`room`] for → [`connection`], HTTP/1.1 or HTTP/2.
+//! - Connections: [`listener`] → [`accept`], as many as there is [`room`] for → [`tls`] ([`certificate`], [`der`]) where it is
+//!   on → [`connection`], HTTP/1.1 or HTTP/2.
 //! - Requests: [`app`] on the public port, [`admin`] on the other. [`subscribe`] and [`publish`] read what is asked for
 //!   ([`query`]); [`access`], [`limit`] ([`client`], [`rate`]) and [`cors`] decide. The answer is a stream, a [`problem`],
 //!   or a [`retry`] for whoever should come back; [`reply`] is their type. [`demo`] is one page.
@@ -22,6 +23,7 @@ pub mod app;
 pub mod backfill;
 pub mod body;
 pub mod broker;
+pub mod certificate;
 pub mod channel;
 pub mod channel_metrics;
 pub mod chunk;
@@ -30,6 +32,7 @@ pub mod config;
 pub mod connection;
 pub mod cors;
 pub mod demo;
+pub mod der;
 pub mod drain;
 pub mod end;
 pub mod fanout;
@@ -65,5 +68,6 @@ pub mod signal;
 pub mod subscribe;
 pub mod subscriber;
 pub mod telemetry;
+pub mod tls;
 pub mod unit;
 pub mod wire;

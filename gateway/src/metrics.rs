@@ -11,6 +11,7 @@ use http::StatusCode;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::registry::Registry;
+use time::OffsetDateTime;
 
 use crate::channel_metrics::ChannelLabels;
 use crate::instrument::{Counter, Counters, Gauge, Grid, Histogram, write};
@@ -46,6 +47,9 @@ struct Totals {
     accept_pauses: Counter,
     connection_faults: Counters<ConnectionFault>,
     accept_errors: Counter,
+    handshakes: Counters<Handshake>,
+    certificate_changes: Counters<CertificateChange>,
+    certificate_expiry: Gauge,
     requests: Grid<Operation, Answer>,
     subscribe_seconds: Histogram,
     publish_seconds: Histogram,
@@ -89,12 +93,42 @@ closed_set! {
 closed_set! {
     /// Why a connection was closed by the gateway.
     pub enum ConnectionFault {
+        /// No TLS session came to be; [`Handshake`] says why.
+        Handshake = "handshake",
         /// The request head did not arrive in time.
         HeaderTimeout = "header-timeout",
         /// What arrived is not HTTP, or larger than the limits.
         Protocol = "protocol",
         /// The transport failed.
         Io = "io",
+    }
+}
+
+closed_set! {
+    /// How a TLS handshake ended.
+    pub enum Handshake {
+        /// In a session.
+        Done = "done",
+        /// Not in time.
+        Timeout = "timeout",
+        /// The client left, or the transport failed.
+        Gone = "gone",
+        /// The client refused, as it does when it does not trust our certificate.
+        Refused = "refused",
+        /// The client has no certificate, or not one of `--tls-client-ca`.
+        ClientCertificate = "client-certificate",
+        /// What arrived is not TLS, or has nothing in common with us.
+        Protocol = "protocol",
+    }
+}
+
+closed_set! {
+    /// What became of changed certificate files.
+    pub enum CertificateChange {
+        /// New connections get what is in them.
+        Applied = "applied",
+        /// Not usable; the last good ones stay in force.
+        Refused = "refused",
     }
 }
 
@@ -257,6 +291,21 @@ impl Metrics {
         self.totals.accept_errors.one();
     }
 
+    /// A TLS handshake ended.
+    pub fn handshake(&self, outcome: Handshake) {
+        self.totals.handshakes.one(outcome);
+    }
+
+    /// The certificate's files changed.
+    pub fn certificate_changed(&self, change: CertificateChange) {
+        self.totals.certificate_changes.one(change);
+    }
+
+    /// The certificate in force expires then.
+    pub fn certificate(&self, expires: OffsetDateTime) {
+        self.totals.certificate_expiry.set(u64::try_from(expires.unix_timestamp()).unwrap_or_default());
+    }
+
     /// A request was answered.
     pub fn request(&self, operation: Operation, status: StatusCode) {
         self.totals.requests.one(operation, Answer::from(status));
@@ -302,6 +351,11 @@ impl Collector for Totals {
         write(e, ("connection_errors", "kind", help), all(), |t| &t.connection_faults)?;
         let help = "Failures to accept a connection, as without file descriptors";
         write(e, ("accept_errors", "", help), all(), |t| &t.accept_errors)?;
+        write(e, ("tls_handshakes", "outcome", "TLS handshakes"), all(), |t| &t.handshakes)?;
+        let help = "Changes of the certificate's files";
+        write(e, ("tls_certificate_changes", "change", help), all(), |t| &t.certificate_changes)?;
+        let help = "When the certificate in force expires, in seconds since 1970; 0 without TLS";
+        write(e, ("tls_certificate_expiry_seconds", "", help), all(), |t| &t.certificate_expiry)?;
         write(e, ("requests", "operation,status", "Requests answered"), all(), |t| &t.requests)?;
         let help = "From a subscribe request to the head of its stream";
         write(e, ("subscribe_seconds", "", help), all(), |t| &t.subscribe_seconds)?;

@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::room::Room;
 use crate::routes::{RouteFiles, Routes};
 use crate::signal::{Ask, Signals};
+use crate::tls::{Tls, TlsError};
 
 /// Why the gateway ended in an error.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,9 @@ pub enum RunError {
     /// A port is taken, or not ours.
     #[error(transparent)]
     Listen(#[from] ListenFailed),
+    /// The certificate is not usable.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The address of NATS is none.
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -59,6 +63,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     let (drain, routes) = (Arc::new(Drain::new()), Arc::new(Routes::default()));
     // Both ports before anything else: a taken one is the most likely fault.
     let (admin, public) = (listen(config.admin)?, listen(config.listen)?);
+    let tls = config.tls.map(|files| Tls::open(files, metrics.clone())).transpose()?;
     let broker = Broker::connect(&BrokerOptions { url: config.nats, name: NAME.to_owned() }, metrics.clone())?;
     let hub = Hub::new(broker, metrics.clone(), HubSettings::default());
 
@@ -70,6 +75,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         version = env!("CARGO_PKG_VERSION"),
         listen = address(&public),
         admin = address(&admin),
+        tls = tls.is_some(),
         connections = room.most(),
         "Listening."
     );
@@ -79,6 +85,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         name: "admin",
         listener: admin,
         protocol: Protocol::new(&ConnectionLimits { connections: None, ..config.connections.clone() }),
+        tls: None,
         room: Arc::new(Room::new(ADMIN_CONNECTIONS)),
         router: Admin { routes: routes.clone(), hub: hub.clone(), metrics: metrics.clone(), drain: drain.clone() }
             .router(),
@@ -89,6 +96,13 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         admin.serve(Departure::default()).await;
         "the admin port"
     });
+    let (tls, follower) = tls.unzip();
+    if let Some(follower) = follower {
+        core.spawn(async move {
+            follower.follow().await;
+            "the reader of the certificate"
+        });
+    }
     let followed = {
         let (routes, metrics, hub) = (routes.clone(), metrics.clone(), hub.clone());
         let files = RouteFiles::new(config.routes);
@@ -103,6 +117,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         name: "public",
         listener: public,
         protocol: Protocol::new(&config.connections),
+        tls,
         room: room.clone(),
         router: App {
             routes,

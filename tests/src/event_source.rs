@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::sse::{Event, Item, Parser};
+use crate::tls::TlsClient;
 use crate::wait::PATIENCE;
 use crate::web::{Protocol, Request};
 
@@ -26,6 +27,8 @@ pub struct Settings {
     pub last_event_id: Option<String>,
     /// Which HTTP is spoken.
     pub protocol: Protocol,
+    /// How TLS is spoken, if it is.
+    pub tls: Option<TlsClient>,
     /// How long to wait before a reconnection; absent means what the stream announced, 3 s before it did.
     pub delay: Option<Duration>,
 }
@@ -109,6 +112,12 @@ impl Settings {
     /// Over this protocol.
     pub fn over(mut self, protocol: Protocol) -> Self {
         self.protocol = protocol;
+        self
+    }
+
+    /// Over TLS, if there is any.
+    pub fn secured(mut self, tls: Option<&TlsClient>) -> Self {
+        self.tls = tls.cloned();
         self
     }
 
@@ -330,7 +339,8 @@ impl Client {
     }
 
     async fn connect(&self, url: &str, last_id: &str) -> Result<http::Response<Incoming>, String> {
-        let request = Request::get(url).over(self.settings.protocol).header("accept", "text/event-stream");
+        let request = Request::get(url).over(self.settings.protocol).secured(self.settings.tls.as_ref());
+        let request = request.header("accept", "text/event-stream");
         let request = self.settings.headers.iter().fold(request, |request, (name, value)| request.header(name, value));
         let request = if last_id.is_empty() { request } else { request.header("last-event-id", last_id) };
         request.open().await.map_err(|error| format!("{error:?}"))

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::metrics::Samples;
 use crate::ports::Port;
 use crate::process::{Process, Program};
+use crate::tls::TlsClient;
 use crate::web::{Reply, Request};
 
 /// The binary's name.
@@ -17,6 +18,7 @@ pub struct Gateway {
     process: Option<Process>,
     listen: Port,
     admin: Port,
+    tls: Option<TlsClient>,
 }
 
 // === impl Gateway ===
@@ -35,7 +37,18 @@ impl Gateway {
             .env("TIDINGS_LOG", std::env::var("TIDINGS_LOG").unwrap_or_else(|_| "info".into()))
             .args(arguments.iter().cloned());
         let process = Some(program.start());
-        Self { program, process, listen, admin }
+        Self { program, process, listen, admin, tls: None }
+    }
+
+    /// Spoken to over TLS, if there is any; the arguments say so to the gateway itself.
+    pub fn secured(mut self, tls: Option<&TlsClient>) -> Self {
+        self.tls = tls.cloned();
+        self
+    }
+
+    /// How it is spoken to over TLS, if it is.
+    pub fn tls(&self) -> Option<&TlsClient> {
+        self.tls.as_ref()
     }
 
     /// Waits until it is ready for subscribers.
@@ -71,9 +84,9 @@ impl Gateway {
         self.admin("/metrics").await.filter(|reply| reply.status == 200).map(|reply| Samples::read(&reply.text()))
     }
 
-    /// `http://127.0.0.1:port` of the public port.
+    /// `http://127.0.0.1:port` of the public port, or `https`.
     pub fn url(&self) -> String {
-        format!("http://{}", self.listen.address())
+        format!("http{}://{}", if self.tls.is_some() { "s" } else { "" }, self.listen.address())
     }
 
     /// The public port.

@@ -15,6 +15,7 @@ use crate::nats::{Nats, NatsSettings};
 use crate::operator::Operator;
 use crate::proxy::Proxy;
 use crate::publisher::Publisher;
+use crate::tls::{TlsClient, TlsFolder};
 use crate::truth::{Incarnation, Truth};
 use crate::wait::{PATIENCE, eventually};
 use crate::web::Request;
@@ -28,6 +29,8 @@ pub struct Settings {
     pub nats: NatsSettings,
     /// Whether the gateways reach NATS through a [`Proxy`]; with one node only.
     pub proxied: bool,
+    /// How the gateways are spoken to over TLS; their arguments have to say so as well.
+    pub tls: Option<TlsClient>,
     /// More arguments for every gateway.
     pub gateway_arguments: Vec<String>,
     /// More arguments for the operator.
@@ -56,6 +59,7 @@ impl Default for Settings {
             gateways: 1,
             nats: NatsSettings::default(),
             proxied: false,
+            tls: None,
             gateway_arguments: Vec::new(),
             operator_arguments: Vec::new(),
         }
@@ -81,6 +85,13 @@ impl Settings {
         self
     }
 
+    /// With gateways that show the certificate in this folder, and clients that trust who signed it.
+    pub fn tls(mut self, folder: &TlsFolder, client: TlsClient) -> Self {
+        self.tls = Some(client);
+        self.gateway_arguments.extend([folder.flag("tls-cert", "tls.crt"), folder.flag("tls-key", "tls.key")]);
+        self
+    }
+
     /// With one more argument for every gateway.
     pub fn gateway_arg(mut self, argument: &str) -> Self {
         self.gateway_arguments.push(argument.to_owned());
@@ -101,6 +112,7 @@ impl Settings {
             Operator::start(&nats.as_user("operator", &nats.url()), &channels, &routes, &self.operator_arguments);
         let gateways = (1..=self.gateways)
             .map(|number| Gateway::start(&format!("gateway-{number}"), &url, &routes, &self.gateway_arguments))
+            .map(|gateway| gateway.secured(self.tls.as_ref()))
             .collect();
         let installation = Installation { gateways, operator, proxy, nats, directory };
         for gateway in &installation.gateways {
@@ -186,7 +198,7 @@ impl Installation {
             .await;
             for manifest in manifests.iter().filter(|manifest| manifest.is_public()) {
                 // HEAD asks without opening the channel.
-                let request = Request::new(Method::HEAD, gateway.url() + &manifest.path());
+                let request = Request::new(Method::HEAD, gateway.url() + &manifest.path()).secured(gateway.tls());
                 eventually(PATIENCE, "the gateway serves the channel", || async {
                     request.try_send().await.is_ok_and(|reply| reply.status == 200)
                 })
@@ -208,7 +220,7 @@ impl Installation {
 
     /// A client of a channel on a gateway, not yet connected.
     pub fn client(&self, gateway: usize, manifest: &Manifest, parameters: &[(&str, &str)]) -> Client {
-        Client::new(self.url(gateway, manifest, parameters))
+        Client::new(self.url(gateway, manifest, parameters)).secured(self.gateways[gateway].tls())
     }
 
     /// A client that has connected and been told where it stands: nothing published from here on escapes it.

@@ -4,7 +4,7 @@
 //! - [`wait`], [`seed`], [`ports`]: time, chance and addresses, as tests may use them.
 //! - [`process`]: one program; [`nats`], [`gateway`], [`operator`]: the three that Tidings consists of;
 //!   [`installation`]: all of them together on directories.
-//! - [`manifest`], [`publisher`]: what goes in. [`sse`], [`event_source`], [`web`], [`metrics`]: what comes out.
+//! - [`manifest`], [`publisher`]: what goes in. [`sse`], [`event_source`], [`web`] ([`tls`]), [`metrics`]: what comes out.
 //! - [`truth`], [`ledger`]: what was stored, and whether a record of a client agrees with it; [`transcript`]: it in short.
 //! - [`nats_protocol`], [`proxy`], [`raw`]: a bad network, and a publisher with bad manners.
 //! - `kube_*`, [`kubectl`], [`control_plane`], [`api_audit`], [`reaper`]: a real Kubernetes API server;
@@ -41,6 +41,7 @@ pub mod raw;
 pub mod reaper;
 pub mod seed;
 pub mod sse;
+pub mod tls;
 pub mod transcript;
 pub mod truth;
 pub mod wait;

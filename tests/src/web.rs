@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
+use crate::tls::TlsClient;
 use crate::wait::PATIENCE;
 
 /// Which HTTP is spoken.
@@ -19,6 +20,8 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 without TLS, by prior knowledge.
     H2c,
+    /// HTTP/2 over TLS, agreed on in the handshake.
+    H2,
 }
 
 /// A request that can be sent any number of times.
@@ -29,6 +32,7 @@ pub struct Request {
     headers: HeaderMap,
     body: Bytes,
     protocol: Protocol,
+    tls: Option<TlsClient>,
 }
 
 /// An answer whose body has been read.
@@ -56,10 +60,10 @@ pub enum WebError {
 // === impl Request ===
 
 impl Request {
-    /// A request for `url`, which reads `http://host:port/path?query`.
+    /// A request for `url`, which reads `http://host:port/path?query`, or `https` if it is [`Request::secured`].
     pub fn new(method: Method, url: impl Into<String>) -> Self {
         let (headers, body) = (HeaderMap::new(), Bytes::new());
-        Self { method, url: url.into(), headers, body, protocol: Protocol::default() }
+        Self { method, url: url.into(), headers, body, protocol: Protocol::default(), tls: None }
     }
 
     /// GET.
@@ -85,6 +89,12 @@ impl Request {
     /// Over this protocol.
     pub fn over(mut self, protocol: Protocol) -> Self {
         self.protocol = protocol;
+        self
+    }
+
+    /// Over TLS, if there is any.
+    pub fn secured(mut self, tls: Option<&TlsClient>) -> Self {
+        self.tls = tls.cloned();
         self
     }
 
@@ -118,10 +128,21 @@ impl Request {
 
     async fn exchange(&self) -> Result<http::Response<Incoming>, WebError> {
         let uri: Uri = self.url.parse().unwrap_or_else(|error| panic!("{} is a URL: {error}", self.url));
-        let authority = uri.authority().expect("a URL names its host").clone();
+        let authority = uri.authority().expect("a URL names its host");
         let stream = TcpStream::connect(authority.as_str()).await.map_err(WebError::Connect)?;
         stream.set_nodelay(true).map_err(WebError::Connect)?;
-        let io = TokioIo::new(stream);
+        let Some(tls) = &self.tls else { return self.exchange_over(TokioIo::new(stream), &uri).await };
+        let offered = if self.protocol == Protocol::Http1 { "http/1.1" } else { "h2" };
+        let stream = tls.connect(stream, offered).await.map_err(WebError::Connect)?;
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(offered.as_bytes()), "the protocol is agreed on");
+        self.exchange_over(TokioIo::new(stream), &uri).await
+    }
+
+    async fn exchange_over<I>(&self, io: I, uri: &Uri) -> Result<http::Response<Incoming>, WebError>
+    where
+        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        let authority = uri.authority().expect("a URL names its host");
         let body = Full::new(self.body.clone());
         let mut request = http::Request::builder().method(self.method.clone()).body(body).expect("a plain request");
         *request.headers_mut() = self.headers.clone();
@@ -136,8 +157,8 @@ impl Request {
                 tokio::spawn(connection);
                 sender.send_request(request).await.map_err(WebError::Http)
             }
-            Protocol::H2c => {
-                *request.uri_mut() = uri;
+            Protocol::H2c | Protocol::H2 => {
+                *request.uri_mut() = uri.clone();
                 let (mut sender, connection) =
                     hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.map_err(WebError::Http)?;
                 tokio::spawn(connection);

@@ -106,6 +106,7 @@ impl Server {
             name: "public",
             listener,
             protocol: Protocol::new(&settings.connections),
+            tls: None,
             room,
             router: app.router(),
             metrics: Some(metrics.clone()),
