@@ -6,7 +6,7 @@ SHELL := /bin/sh
 # One cargo at a time; cargo itself uses all cores.
 .NOTPARALLEL:
 
-.PHONY: help run test check lint fmt build generate deny advisories clean
+.PHONY: help run test check lint fmt build images cluster generate deny advisories clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [VARIABLE=value …]"
@@ -37,6 +37,12 @@ fmt: ## Format the code
 # --workspace everywhere: building one package alone resolves other features, and rebuilds what stands below it.
 build: ## Build the operator and the gateway
 	cargo build --workspace --bins
+
+images: ## Build the container images as OCI archives, without a container engine
+	@exec scripts/images.sh
+
+cluster: ## Start a Kubernetes cluster on this machine and import the images; Ctrl-C ends it (NODES=1)
+	@exec scripts/cluster.sh
 
 generate: ## Write the files that are generated from the code
 	@exec scripts/generate.sh

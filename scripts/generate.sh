@@ -34,5 +34,6 @@ generated() { # FILE COMMAND...
 
 generated charts/tidings/crds/channels.tidings.dev.yaml "$programs/crdgen"
 generated docs/reference/channel.md "$programs/crdgen" docs
+generated charts/tidings/README.md scripts/chart-readme.sh
 
 [ -z "$stale" ]

@@ -8,12 +8,13 @@
 //! - [`truth`], [`ledger`]: what was stored, and whether a record of a client agrees with it; [`transcript`]: it in short.
 //! - [`nats_protocol`], [`proxy`], [`raw`]: a bad network, and a publisher with bad manners.
 //! - `kube_*`, [`kubectl`], [`control_plane`], [`api_audit`], [`reaper`]: a real Kubernetes API server;
-//!   [`node_cluster`], [`oci_image`]: nodes, and what they run.
+//!   [`node_cluster`], [`oci_image`]: nodes, and what they run; [`helm`], [`network_policy`]: the chart.
 
 pub mod api_audit;
 pub mod control_plane;
 pub mod event_source;
 pub mod gateway;
+pub mod helm;
 pub mod installation;
 pub mod kube_assets;
 pub mod kube_authority;
@@ -24,12 +25,14 @@ mod kube_network;
 mod kube_node;
 pub mod kube_pod;
 pub mod kube_release;
+pub mod kube_schemas;
 pub mod kubectl;
 pub mod ledger;
 pub mod manifest;
 pub mod metrics;
 pub mod nats;
 pub mod nats_protocol;
+pub mod network_policy;
 pub mod node_cluster;
 pub mod oci_image;
 pub mod operator;

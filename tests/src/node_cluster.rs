@@ -4,6 +4,8 @@
 //! Needs root, and containerd, runc, CNI plugins, iproute2, nftables and conntrack installed. Nodes, pods and Services are
 //! reachable from this machine under their own addresses. Everything ends, and is removed, with the process.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::Api;
 use kube::runtime::conditions::is_deployment_completed;
 use kube::runtime::wait::await_condition;
+use serde_json::json;
 use tokio::time::timeout;
 
 use crate::control_plane::ControlPlane;
@@ -27,6 +30,8 @@ use crate::reaper::Reaper;
 
 /// A node is ready after some 8 s on an idle machine.
 const READY_WITHIN: Duration = Duration::from_secs(180);
+/// How many claims there can be.
+const VOLUMES: u8 = 8;
 
 /// A running cluster, ended when this is dropped, and also when the process ends without dropping it.
 #[derive(Debug)]
@@ -67,7 +72,9 @@ impl NodeCluster {
             cluster.nodes.push(node);
         }
         cluster.network.route_services(1)?;
-        cluster.cluster().kubectl().run_with(&["apply", "-f", "-"], include_str!("../cluster/dns.yaml")).await?;
+        let apply = ["apply", "-f", "-"];
+        cluster.cluster().kubectl().run_with(&apply, include_str!("../cluster/dns.yaml")).await?;
+        cluster.cluster().kubectl().run_with(&apply, &volumes(&directory.join("volumes"))?).await?;
         cluster.ready().await?;
         Ok(cluster)
     }
@@ -108,6 +115,37 @@ impl NodeCluster {
         timeout(READY_WITHIN, answers).await.context("the cluster's DNS is not ready")??;
         Ok(())
     }
+}
+
+/// Volumes for the claims of pods, as if from a storage that every node reaches: directories of this machine.
+fn volumes(directory: &Path) -> Result<String> {
+    let class = json!({
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": "directory", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": "kubernetes.io/no-provisioner",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    });
+    let mut items = vec![class];
+    for number in 1..=VOLUMES {
+        let path = directory.join(number.to_string());
+        std::fs::create_dir_all(&path)?;
+        // Nobody sets the group of such a volume, and pods run under users of their own.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o777))?;
+        items.push(json!({
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": format!("directory-{number}")},
+            "spec": {
+                "capacity": {"storage": "20Gi"},
+                "accessModes": ["ReadWriteOnce"],
+                "storageClassName": "directory",
+                "persistentVolumeReclaimPolicy": "Retain",
+                "hostPath": {"path": path},
+            },
+        }));
+    }
+    Ok(json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())
 }
 
 fn is_ready(node: Option<&Node>) -> bool {

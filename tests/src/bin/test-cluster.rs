@@ -1,4 +1,5 @@
-//! A Kubernetes cluster for hand work: `test-cluster [NODES]` starts it, says how to use it, and ends it on Ctrl-C.
+//! A Kubernetes cluster for hand work: `test-cluster [NODES [IMAGE-ARCHIVE…]]` starts it, says how to use it, and ends it on
+//! Ctrl-C.
 
 use std::io::Write;
 
@@ -17,6 +18,9 @@ async fn main() -> Result<()> {
         _ = tokio::signal::ctrl_c() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
     };
+    for archive in std::env::args_os().skip(2) {
+        cluster.import(archive.as_ref())?;
+    }
     let programs = NodeAssets::find().await?.helm;
     let programs = programs.parent().context("helm is in no directory")?.display().to_string();
     let mut out = std::io::stdout();
