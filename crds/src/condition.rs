@@ -16,9 +16,12 @@ pub enum ConditionStatus {
 }
 
 /// One reason, which names its condition and implies its status.
-pub trait Reason: Copy {
+pub trait Reason: Copy + 'static {
     /// `Accepted`, `Programmed` or `Ready`.
     const TYPE: &'static str;
+
+    /// Every reason of the condition.
+    fn all() -> &'static [Self];
 
     /// The reason as it is written.
     fn as_str(self) -> &'static str;
@@ -45,6 +48,10 @@ macro_rules! reasons {
 
         impl Reason for $name {
             const TYPE: &'static str = $type;
+
+            fn all() -> &'static [Self] {
+                Self::ALL
+            }
 
             fn as_str(self) -> &'static str {
                 match self {
@@ -82,7 +89,7 @@ reasons! {
         InvalidSubjects => False, "A subject is malformed, reserved, or overlaps another subject of the same Channel.";
         SubjectNotGranted => False, "A subject lies outside the Channel's own, and no grant of the administrator covers it.";
         SubjectConflict => False, "Another Channel has a subject that overlaps.";
-        ForeignController => False, "Another installation serves the Channel; this one leaves it alone.";
+        ForeignController => False, "Another installation serves the Channel; this one leaves it alone. Told as an Event: the status is the other's.";
     }
 }
 

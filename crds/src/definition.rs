@@ -19,6 +19,12 @@ pub const REVISION_ANNOTATION: &str = "tidings.dev/schema-revision";
 /// Goes up with every released change of the schema.
 pub const REVISION: u32 = 1;
 
+/// What a manifest says as its `apiVersion`.
+pub const API_VERSION: &str = "tidings.dev/v1alpha1";
+
+/// The name of the CustomResourceDefinition.
+pub const CRD_NAME: &str = "channels.tidings.dev";
+
 /// One column of `kubectl get tch`.
 pub(crate) struct Column {
     pub(crate) name: &'static str,

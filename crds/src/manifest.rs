@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value};
 
 use crate::channel::{Channel, ChannelSpec};
+use crate::definition::API_VERSION;
 use crate::fault::Fault;
 use crate::key::ChannelKey;
 use crate::{locate, rule, schema};
@@ -18,7 +19,6 @@ use crate::{locate, rule, schema};
 pub const DEFAULT_NAMESPACE: &str = "default";
 
 const GROUP: &str = "tidings.dev";
-const API_VERSION: &str = "tidings.dev/v1alpha1";
 
 /// One object of a file.
 #[derive(Clone, Debug, PartialEq)]

@@ -289,7 +289,7 @@ fn validation(path: &str, cel: &str, message: &str) -> Value {
 }
 
 /// A DNS label (RFC 1123).
-pub(crate) fn is_label(text: &str) -> bool {
+pub fn is_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }

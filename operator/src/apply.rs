@@ -189,6 +189,7 @@ impl From<StreamError> for Failure {
             StreamError::Unreachable { .. } => (ProgrammedReason::BrokerUnreachable, true),
             // Another operator was faster: the next look shows its stream.
             StreamError::Refused { .. } if error.is_race() => (ProgrammedReason::Pending, true),
+            StreamError::NotLeading { .. } => (ProgrammedReason::Pending, true),
             StreamError::Refused { .. } => (ProgrammedReason::StreamRefused, false),
         };
         Self { reason, category: error.category(), message: chain(&error), passing }

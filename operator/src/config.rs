@@ -10,11 +10,15 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use sha2::{Digest, Sha256};
+use tidings_crds::channel::DEFAULT_CLASS;
+use tidings_crds::release::{Release, ReleaseError};
+use tidings_crds::rule::is_label;
 
 /// Reconciles Channels (channels.tidings.dev) into NATS streams and gateway Routes.
 ///
-/// With --channels and --routes it reads Channel manifests from a directory and writes Route files for
-/// `tidings-gateway --routes`. A manifest is what `kubectl apply` takes: YAML, several documents a file.
+/// With --namespace it works in a Kubernetes cluster: in the one it runs in, or the one of KUBECONFIG. With --channels and
+/// --routes it needs none: it reads Channel manifests from a directory (what `kubectl apply` takes) and writes Route files for
+/// `tidings-gateway --routes`.
 #[derive(Debug, Parser)]
 #[command(name = "tidings-operator", version, args_conflicts_with_subcommands = true)]
 pub struct Args {
@@ -51,6 +55,8 @@ pub enum CommandArgs {
 pub enum CrdArgs {
     /// Prints it as YAML.
     Print,
+    /// Brings the cluster's definition up to this version's, by server-side apply. A newer one is left as it is.
+    Apply,
 }
 
 /// Settings for running; each is also an environment variable.
@@ -69,13 +75,41 @@ pub struct RunArgs {
     #[arg(long, env = "TIDINGS_ADMIN", value_name = "ADDR", default_value = ":9091")]
     pub admin: Listen,
     /// The directory of Channel manifests (*.yaml, *.yml, *.json; not its subdirectories).
-    #[arg(long, env = "TIDINGS_CHANNELS", value_name = "DIR", requires = "routes")]
+    #[arg(long, env = "TIDINGS_CHANNELS", value_name = "DIR", requires = "routes", conflicts_with = "namespace")]
     pub channels: Option<PathBuf>,
     /// The directory for Route files, one for each Channel. It is created if it is missing.
     #[arg(long, env = "TIDINGS_ROUTES", value_name = "DIR", requires = "channels")]
     pub routes: Option<PathBuf>,
-    /// What streams carry as their owner; a stream of another owner is never touched. [default: made from the path of
-    /// --channels]
+    /// The namespace in Kubernetes that Tidings is installed in: Routes, the Lease and the gateways are there.
+    #[arg(long, env = "TIDINGS_NAMESPACE", value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// The name of this installation there.
+    #[arg(long, env = "TIDINGS_RELEASE", value_name = "NAME", default_value = "tidings")]
+    pub release: String,
+    /// Which Channels are this installation's: those whose spec.className says so.
+    #[arg(long, env = "TIDINGS_CLASS_NAME", value_name = "NAME", default_value = DEFAULT_CLASS)]
+    pub class_name: String,
+    /// The namespaces whose Channels are served, separated by commas. [default: all]
+    #[arg(long, env = "TIDINGS_WATCH_NAMESPACES", value_name = "NAMESPACES", value_delimiter = ',')]
+    pub watch_namespaces: Vec<String>,
+    /// The gateways' Service: its ready endpoints are the gateways that a Channel waits for. [default: every gateway that
+    /// is heard of]
+    #[arg(long, env = "TIDINGS_GATEWAY_SERVICE", value_name = "NAME")]
+    pub gateway_service: Option<String>,
+    /// Where browsers reach the gateways; Channels say it in status.url. [default: none is said]
+    #[arg(long, env = "TIDINGS_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
+    /// How long leadership lasts without being renewed.
+    #[arg(long, env = "TIDINGS_LEASE_SECONDS", value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..=300))]
+    pub lease_seconds: u32,
+    /// The name of the pod, by which the leader is known. [default: the host's name]
+    #[arg(long, env = "TIDINGS_POD_NAME", value_name = "NAME")]
+    pub pod_name: Option<String>,
+    /// The uid of the pod: a restarted container of it leads on at once. [default: a random one]
+    #[arg(long, env = "TIDINGS_POD_UID", value_name = "UID")]
+    pub pod_uid: Option<String>,
+    /// What streams carry as their owner; a stream of another owner is never touched. [default: NAMESPACE.RELEASE, or made
+    /// from the path of --channels]
     #[arg(long, env = "TIDINGS_CLUSTER_ID", value_name = "ID")]
     pub cluster_id: Option<String>,
     /// Settings that are lists (subject grants), as one YAML file.
@@ -158,6 +192,8 @@ pub struct NatsConfig {
 pub enum Front {
     /// Manifests in a directory, Route files in another.
     Files(FilesConfig),
+    /// Resources in a Kubernetes cluster.
+    Kubernetes(KubernetesConfig),
 }
 
 /// The file front end.
@@ -171,14 +207,49 @@ pub struct FilesConfig {
     pub removal_delay: Duration,
 }
 
+/// The Kubernetes front end.
+#[derive(Clone, Debug)]
+pub struct KubernetesConfig {
+    /// This installation.
+    pub release: Release,
+    /// Which Channels are its own.
+    pub class_name: String,
+    /// Where Channels are served; empty means everywhere.
+    pub watch_namespaces: Vec<String>,
+    /// The Service whose endpoints are the gateways.
+    pub gateway_service: Option<String>,
+    /// What `status.url` begins with, without a slash at its end.
+    pub public_url: Option<String>,
+    /// How long leadership lasts without being renewed.
+    pub lease: Duration,
+    /// The name of the pod.
+    pub pod_name: String,
+    /// What tells this process from others that may lead.
+    pub identity: String,
+}
+
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Neither front end was chosen.
-    #[error("say where Channels come from: --channels DIR --routes DIR")]
+    #[error("say where Channels come from: --namespace NAMESPACE in Kubernetes, or --channels DIR --routes DIR")]
     NoFront,
+    /// What names the installation is no name.
+    #[error("--namespace and --release")]
+    Release(#[source] ReleaseError),
+    /// A namespace or a class that is no DNS label.
+    #[error("{flag} {value:?}: write a DNS label, of small letters, digits and dashes")]
+    Label {
+        /// Which.
+        flag: &'static str,
+        /// As given.
+        value: String,
+    },
+    /// No address of web pages.
+    #[error("--public-url {0:?}: write https://HOST or https://HOST/PATH")]
+    PublicUrl(String),
     /// Empty, too long, or with characters that NATS tools show badly.
-    #[error("--cluster-id {0:?}: write 1 to 63 letters, digits, '-', '_', '.' or ':'")]
+    #[error("--cluster-id {0:?}: write 1 to 127 letters, digits, '-', '_', '.' or ':'")]
     ClusterId(String),
     /// The same directory for both.
     #[error("--channels and --routes need to be two directories")]
@@ -228,24 +299,71 @@ impl TryFrom<RunArgs> for Config {
     type Error = ConfigError;
 
     fn try_from(args: RunArgs) -> Result<Self, Self::Error> {
-        let (Some(channels), Some(routes)) = (args.channels, args.routes) else { return Err(ConfigError::NoFront) };
-        if same(&channels, &routes) {
-            return Err(ConfigError::SameDirectory);
-        }
-        let cluster = match args.cluster_id {
-            Some(id) => checked_id(id)?,
-            None => id_of(&channels),
+        let given = args.cluster_id.clone().map(checked_id).transpose()?;
+        let (front, usual) = match (&args.namespace, &args.channels, &args.routes) {
+            (Some(namespace), ..) => kubernetes(namespace, &args)?,
+            (None, Some(channels), Some(routes)) => files(channels, routes, &args)?,
+            (None, ..) => return Err(ConfigError::NoFront),
         };
-        let removal_delay = Duration::from_secs(args.removal_delay_seconds.into());
         Ok(Self {
             nats: NatsConfig { url: args.nats, credentials: args.nats_credentials, ca: args.nats_ca },
             admin: args.admin,
-            cluster,
+            cluster: given.unwrap_or(usual),
             settings: args.config,
             resync: Duration::from_secs(args.resync_seconds.into()),
-            front: Front::Files(FilesConfig { channels, routes, removal_delay }),
+            front,
         })
     }
+}
+
+/// The file front end, and the cluster id that it has by default.
+fn files(channels: &Path, routes: &Path, args: &RunArgs) -> Result<(Front, String), ConfigError> {
+    if same(channels, routes) {
+        return Err(ConfigError::SameDirectory);
+    }
+    let removal_delay = Duration::from_secs(args.removal_delay_seconds.into());
+    let config = FilesConfig { channels: channels.to_owned(), routes: routes.to_owned(), removal_delay };
+    Ok((Front::Files(config), id_of(channels)))
+}
+
+/// The Kubernetes front end, and the cluster id that it has by default.
+fn kubernetes(namespace: &str, args: &RunArgs) -> Result<(Front, String), ConfigError> {
+    let release = Release::new(namespace, &args.release).map_err(ConfigError::Release)?;
+    let label = |flag, value: &String| match is_label(value) {
+        true => Ok(value.clone()),
+        false => Err(ConfigError::Label { flag, value: value.clone() }),
+    };
+    let watch = args.watch_namespaces.iter().filter(|namespace| !namespace.is_empty());
+    let mut watch_namespaces: Vec<String> =
+        watch.map(|namespace| label("--watch-namespaces", namespace)).collect::<Result<_, _>>()?;
+    watch_namespaces.sort();
+    watch_namespaces.dedup();
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let pod_name = args.pod_name.clone().filter(|name| !name.is_empty()).unwrap_or_else(host);
+    let uid = args.pod_uid.clone().filter(|uid| !uid.is_empty());
+    let uid = uid.unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()));
+    let config = KubernetesConfig {
+        class_name: label("--class-name", &args.class_name)?,
+        watch_namespaces,
+        gateway_service: args.gateway_service.as_ref().map(|name| label("--gateway-service", name)).transpose()?,
+        public_url: args.public_url.as_deref().map(public_url).transpose()?,
+        lease: Duration::from_secs(args.lease_seconds.into()),
+        identity: format!("{pod_name}_{uid}"),
+        pod_name,
+        release,
+    };
+    let id = format!("{}.{}", config.release.namespace(), config.release.name());
+    Ok((Front::Kubernetes(config), id))
+}
+
+fn public_url(text: &str) -> Result<String, ConfigError> {
+    let fault = || ConfigError::PublicUrl(text.to_owned());
+    let uri: http::Uri = text.parse().map_err(|_| fault())?;
+    let web = matches!(uri.scheme_str(), Some("http" | "https"));
+    if !web || uri.authority().is_none() || uri.query().is_some() || text.len() > 1024 {
+        return Err(fault());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
 }
 
 /// Another directory is another owner by default: two installations that share one NATS account by accident report
@@ -263,7 +381,7 @@ fn id_of(channels: &Path) -> String {
 
 fn checked_id(id: String) -> Result<String, ConfigError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
-    if (1..=63).contains(&id.len()) && id.chars().all(plain) { Ok(id) } else { Err(ConfigError::ClusterId(id)) }
+    if (1..=127).contains(&id.len()) && id.chars().all(plain) { Ok(id) } else { Err(ConfigError::ClusterId(id)) }
 }
 
 fn same(a: &Path, b: &Path) -> bool {
@@ -332,5 +450,40 @@ mod tests {
         assert!(matches!(run(&["--channels", "/a", "--routes", "/a"]), Err(ConfigError::SameDirectory)));
         let id = run(&["--channels", "/a", "--routes", "/b", "--cluster-id", "a b"]);
         assert!(matches!(id, Err(ConfigError::ClusterId(_))));
+        let kubernetes = |more: &[&str]| run(&[&["--namespace", "tidings-system"], more].concat()).map(drop);
+        assert!(matches!(run(&["--namespace", "a.b"]), Err(ConfigError::Release(_))));
+        for faulty in [["--class-name", "A"], ["--watch-namespaces", "a,B"], ["--gateway-service", "a.b"]] {
+            assert!(matches!(kubernetes(&faulty), Err(ConfigError::Label { .. })), "{faulty:?}");
+        }
+        for faulty in ["push.example", "ftp://push.example", "https://push.example?a=b"] {
+            assert!(matches!(kubernetes(&["--public-url", faulty]), Err(ConfigError::PublicUrl(_))), "{faulty}");
+        }
+        Args::try_parse_from(["tidings-operator", "--namespace", "a", "--channels", "/a", "--routes", "/b"])
+            .unwrap_err();
+    }
+
+    #[test]
+    fn an_installation_in_kubernetes_is_named_by_its_namespace_and_release() {
+        let config = run(&[
+            "--namespace",
+            "tidings-system",
+            "--release",
+            "push",
+            "--watch-namespaces",
+            "b,a,b",
+            "--public-url",
+            "https://push.example/",
+            "--pod-name",
+            "push-0",
+            "--pod-uid",
+            "u1",
+        ])
+        .unwrap();
+        assert_eq!(config.cluster, "tidings-system.push");
+        let Front::Kubernetes(kubernetes) = config.front else { panic!("{:?}", config.front) };
+        assert_eq!(kubernetes.release.to_string(), "tidings-system/push");
+        assert_eq!(kubernetes.watch_namespaces, ["a", "b"]);
+        assert_eq!(kubernetes.public_url.as_deref(), Some("https://push.example"));
+        assert_eq!(kubernetes.identity, "push-0_u1");
     }
 }

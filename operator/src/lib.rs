@@ -8,31 +8,57 @@
 //! - Io: [`streams`] (NATS; its documents in [`document`]), [`store`] (a place for Routes), [`routes`] (that place as files).
 //! - The file front end: [`files`] drives [`directory`] (io) → [`inventory`] (pure) → reconcile → [`table`] (pure), and
 //!   [`absence`] (pure) tells which Channels are gone.
+//! - The Kubernetes front end: [`kubernetes`] brings news to the [`agenda`] (pure) and carries out what that decides. The
+//!   agenda stands on [`catalogue`] (the Channels, each [`observed`]), [`queue`], [`gateways`], [`status`] with
+//!   [`ready_rule`], [`budget`] and [`notice`]: all pure. Io: [`watch`], [`beats`], [`visit`], [`route_maps`], [`finalizer`],
+//!   [`events`], [`definition`], each call through [`api`]; [`crd_apply`] is a command of its own.
+//! - [`leadership`] (io) and [`lease`] (pure) say which of several operators writes.
 //! - [`admin`] answers probes and scrapers from [`ready`] and [`metrics`]. [`failpoint`] lets tests end the process.
 
 pub mod absence;
 pub mod admin;
+pub mod agenda;
+pub mod api;
 pub mod apply;
+pub mod beats;
+pub mod budget;
+pub mod catalogue;
 pub mod check;
 pub mod config;
+pub mod crd_apply;
+pub mod definition;
 pub mod directory;
 pub mod document;
+pub mod events;
 pub mod failpoint;
 pub mod files;
+pub mod finalizer;
+pub mod gateways;
 pub mod inventory;
+pub mod kubernetes;
+pub mod leadership;
+pub mod lease;
 pub mod metrics;
+pub mod notice;
+pub mod observed;
 pub mod operator;
 pub mod plan;
+pub mod queue;
 pub mod ready;
+pub mod ready_rule;
 pub mod reconcile;
 pub mod remove;
 pub mod report;
+pub mod route_maps;
 pub mod routes;
 pub mod settings;
+pub mod status;
 pub mod store;
 pub mod streams;
 pub mod table;
 pub mod telemetry;
+pub mod visit;
+pub mod watch;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -58,6 +84,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Some(CommandArgs::Crd { command: CrdArgs::Print }) => {
             out.write_all(crd_yaml().as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(CommandArgs::Crd { command: CrdArgs::Apply }) => {
+            let outcome = crd_apply::apply(kube::Client::try_default().await?).await?;
+            writeln!(out, "{outcome}")?;
             Ok(ExitCode::SUCCESS)
         }
         None => {

@@ -43,6 +43,16 @@ struct ByAction {
     action: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByKind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResultName {
+    result: &'static str,
+}
+
 /// The operator's metrics.
 pub struct Metrics {
     registry: Registry,
@@ -52,6 +62,10 @@ pub struct Metrics {
     channels: Family<ByState, Gauge>,
     stream_writes: Family<ByAction, Counter>,
     route_writes: Family<ByAction, Counter>,
+    status_writes: Family<ByKind, Counter>,
+    events: Family<ByResultName, Counter>,
+    gateways: Family<ByState, Gauge>,
+    leading: Gauge<i64, AtomicI64>,
     connected: Gauge<i64, AtomicI64>,
     states: Mutex<Vec<&'static str>>,
 }
@@ -76,6 +90,10 @@ impl Metrics {
             channels: Family::default(),
             stream_writes: Family::default(),
             route_writes: Family::default(),
+            status_writes: Family::default(),
+            events: Family::default(),
+            gateways: Family::default(),
+            leading: Gauge::default(),
             connected: Gauge::default(),
             states: Mutex::default(),
         };
@@ -90,6 +108,10 @@ impl Metrics {
         registry.register("channels", "Channels known, by state", self.channels.clone());
         registry.register("stream_writes", "Streams created, updated, deleted", self.stream_writes.clone());
         registry.register("route_writes", "Routes written, marked removed, deleted", self.route_writes.clone());
+        registry.register("status_writes", "Statuses written, by what changed", self.status_writes.clone());
+        registry.register("events", "Events for Channels, by what became of them", self.events.clone());
+        registry.register("gateways", "Gateways known, by state", self.gateways.clone());
+        registry.register("leading", "1 while this operator leads", self.leading.clone());
         registry.register("nats_connected", "1 while NATS is connected", self.connected.clone());
         self
     }
@@ -113,6 +135,28 @@ impl Metrics {
     /// A Route was written, marked removed or deleted.
     pub fn route_written(&self, action: &'static str) {
         self.route_writes.get_or_create(&ByAction { action }).inc();
+    }
+
+    /// A status was written; `kind` says whether a condition changed or only counts.
+    pub fn status_written(&self, kind: &'static str) {
+        self.status_writes.get_or_create(&ByKind { kind }).inc();
+    }
+
+    /// An Event was published, refused or dropped.
+    pub fn event(&self, result: &'static str) {
+        self.events.get_or_create(&ByResultName { result }).inc();
+    }
+
+    /// How many gateways are expected and heard of now.
+    pub fn gateways(&self, counts: &[(&'static str, usize)]) {
+        for (state, count) in counts {
+            self.gateways.get_or_create(&ByState { state }).set(i64::try_from(*count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Leadership was won or lost.
+    pub fn leading(&self, leading: bool) {
+        self.leading.set(leading.into());
     }
 
     /// How many Channels are in each state now; states that no longer occur go to zero.

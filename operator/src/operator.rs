@@ -1,21 +1,29 @@
 //! Puts the parts together: admin port, NATS and a front end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use kube::Client;
 use tidings_crds::desired::Installation;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use crate::admin::Admin;
-use crate::config::{Config, Front};
+use crate::config::{Config, Front, KubernetesConfig};
+use crate::definition::Definition;
 use crate::files::Files;
+use crate::finalizer::Finalizers;
+use crate::kubernetes::Kubernetes;
+use crate::leadership::Elector;
 use crate::metrics::Metrics;
 use crate::ready::Ready;
 use crate::reconcile::Context;
+use crate::route_maps::RouteMaps;
 use crate::routes::{RouteFileError, RouteFiles};
 use crate::settings::{Settings, SettingsError};
 use crate::streams::{ConnectError, Streams};
+use crate::visit::Visits;
 
 /// Why the operator does not start.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +46,12 @@ pub enum StartError {
     /// The directory of Routes.
     #[error(transparent)]
     Routes(#[from] RouteFileError),
+    /// Nothing says where the cluster is.
+    #[error("failed to find the Kubernetes cluster")]
+    Cluster(#[source] kube::Error),
+    /// A part that should work for ever has ended.
+    #[error("a part of the operator ended early")]
+    Ended,
 }
 
 /// Runs until shutdown.
@@ -62,9 +76,56 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
             let ctx = Context { streams, routes, installation, metrics };
             Files::new(files, ctx, config.resync, ready).serve(shutdown).await;
         }
+        Front::Kubernetes(kubernetes) => {
+            let parts = Parts { streams, installation, metrics, ready, resync: config.resync };
+            on_kubernetes(kubernetes, parts, &tasks, shutdown).await?;
+        }
     }
     tasks.close();
     tasks.wait().await;
     info!("Operator ended.");
+    Ok(())
+}
+
+/// What both front ends work with.
+struct Parts {
+    streams: Streams,
+    installation: Arc<Installation>,
+    metrics: Arc<Metrics>,
+    ready: Arc<Ready>,
+    resync: Duration,
+}
+
+async fn on_kubernetes(
+    config: KubernetesConfig,
+    parts: Parts,
+    tasks: &TaskTracker,
+    shutdown: CancellationToken,
+) -> Result<(), StartError> {
+    let Parts { streams, installation, metrics, ready, resync } = parts;
+    let client = Client::try_default().await.map_err(StartError::Cluster)?;
+    let (elector, leadership) =
+        Elector::new(&client, &config.release, &config.identity, config.lease, Arc::clone(&metrics));
+    let routes = RouteMaps::new(&client, &config.release, leadership.clone(), Arc::clone(&metrics));
+    let ctx = Context { streams: streams.led_by(leadership.clone()), routes, installation, metrics };
+    let visits = Visits {
+        ctx,
+        finalizers: Finalizers::new(client.clone(), leadership.clone()),
+        definition: Definition::new(client.clone(), leadership.clone()),
+    };
+    let (front, publisher) = Kubernetes::new(client, config, visits, leadership, resync, ready);
+    // Leadership is given up only when nobody works any more.
+    let idle = CancellationToken::new();
+    let election = tasks.spawn(elector.serve(idle.clone()));
+    let publishing = tasks.spawn(publisher.serve());
+    let in_order = front.serve(shutdown.clone()).await;
+    publishing.abort();
+    idle.cancel();
+    let _ = election.await;
+    if !in_order {
+        // A process that does half of its work is worse than one that is started again.
+        shutdown.cancel();
+        return Err(StartError::Ended);
+    }
     Ok(())
 }

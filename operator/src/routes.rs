@@ -201,7 +201,8 @@ fn head(cluster: &str) -> String {
     format!("# Written by tidings-operator for {cluster}; changes here are overwritten.\n")
 }
 
-fn found(bytes: &[u8]) -> Found {
+/// Reads what stands in the place of a Route.
+pub(crate) fn found(bytes: &[u8]) -> Found {
     let route = std::str::from_utf8(bytes).ok().map(Route::from_yaml);
     match route {
         Some(Ok(route)) => Found::Route(Box::new(route)),

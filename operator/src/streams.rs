@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::config::NatsConfig;
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::ready::Ready;
 
@@ -51,6 +52,7 @@ pub struct Streams {
     context: Context,
     metrics: Arc<Metrics>,
     connected: watch::Receiver<bool>,
+    leadership: Leadership,
 }
 
 /// Why the connection cannot even be tried.
@@ -106,6 +108,12 @@ pub enum StreamError {
         #[source]
         source: jetstream::Error,
     },
+    /// Another operator does the writing.
+    #[error("failed to {verb}: this operator does not lead")]
+    NotLeading {
+        /// What was to be done.
+        verb: String,
+    },
 }
 
 // === impl StreamError ===
@@ -116,6 +124,7 @@ impl StreamError {
         match self {
             Self::Unreachable { .. } => "broker_unreachable",
             Self::Refused { .. } => "stream_refused",
+            Self::NotLeading { .. } => "not_leading",
         }
     }
 
@@ -133,14 +142,14 @@ impl StreamError {
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Refused { source, .. } => Some(source.to_string()),
-            Self::Unreachable { .. } => None,
+            Self::Unreachable { .. } | Self::NotLeading { .. } => None,
         }
     }
 
     fn code(&self) -> Option<u64> {
         match self {
             Self::Refused { source, .. } => Some(source.error_code().0),
-            Self::Unreachable { .. } => None,
+            Self::Unreachable { .. } | Self::NotLeading { .. } => None,
         }
     }
 }
@@ -185,7 +194,20 @@ impl Streams {
         info!(%url, "Connecting to NATS.");
         let mut context = jetstream::new(client.clone());
         context.set_timeout(CALL_TIMEOUT);
-        Ok(Self { client, context, metrics, connected })
+        Ok(Self { client, context, metrics, connected, leadership: Leadership::always() })
+    }
+
+    /// Changes streams only while leadership is held.
+    #[must_use]
+    pub fn led_by(mut self, leadership: Leadership) -> Self {
+        self.context.set_timeout(leadership.call_timeout());
+        self.leadership = leadership;
+        self
+    }
+
+    /// The connection itself, for what is no JetStream.
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Whether NATS is connected now.
@@ -208,21 +230,21 @@ impl Streams {
 
     /// Creates a stream and returns its information.
     pub async fn create(&self, name: &str, config: &Value) -> Result<Value, StreamError> {
-        let info = self.call(format!("create stream {name}"), format!("STREAM.CREATE.{name}"), config).await?;
+        let info = self.change(format!("create stream {name}"), format!("STREAM.CREATE.{name}"), config).await?;
         self.metrics.stream_written("create");
         Ok(info)
     }
 
     /// Replaces a stream's configuration and returns its information.
     pub async fn update(&self, name: &str, config: &Value) -> Result<Value, StreamError> {
-        let info = self.call(format!("update stream {name}"), format!("STREAM.UPDATE.{name}"), config).await?;
+        let info = self.change(format!("update stream {name}"), format!("STREAM.UPDATE.{name}"), config).await?;
         self.metrics.stream_written("update");
         Ok(info)
     }
 
     /// Deletes a stream with all its messages; whether it was there.
     pub async fn delete(&self, name: &str) -> Result<bool, StreamError> {
-        match self.call(format!("delete stream {name}"), format!("STREAM.DELETE.{name}"), &json!({})).await {
+        match self.change(format!("delete stream {name}"), format!("STREAM.DELETE.{name}"), &json!({})).await {
             Err(error) if error.code() == Some(NOT_FOUND) => Ok(false),
             Err(error) => Err(error),
             Ok(_) => {
@@ -260,6 +282,13 @@ impl Streams {
                 return Ok(all);
             }
         }
+    }
+
+    async fn change(&self, verb: String, subject: String, request: &Value) -> Result<Value, StreamError> {
+        if !self.leadership.is_held() {
+            return Err(StreamError::NotLeading { verb });
+        }
+        self.call(verb, subject, request).await
     }
 
     async fn call(&self, verb: String, subject: String, request: &Value) -> Result<Value, StreamError> {

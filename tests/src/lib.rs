@@ -7,10 +7,13 @@
 //! - [`manifest`], [`publisher`]: what goes in. [`sse`], [`event_source`], [`web`] ([`tls`]), [`metrics`]: what comes out.
 //! - [`truth`], [`ledger`]: what was stored, and whether a record of a client agrees with it; [`transcript`]: it in short.
 //! - [`nats_protocol`], [`proxy`], [`raw`]: a bad network, and a publisher with bad manners.
+//! - [`kube_site`]: operators on a Kubernetes API and NATS; [`voice`]: what a gateway would say to them; [`cable`]: what
+//!   connects one of them with a server, to be cut.
 //! - `kube_*`, [`kubectl`], [`control_plane`], [`api_audit`], [`reaper`]: a real Kubernetes API server;
 //!   [`node_cluster`], [`oci_image`]: nodes, and what they run; [`helm`], [`network_policy`]: the chart.
 
 pub mod api_audit;
+pub mod cable;
 pub mod control_plane;
 pub mod event_source;
 pub mod gateway;
@@ -26,6 +29,7 @@ mod kube_node;
 pub mod kube_pod;
 pub mod kube_release;
 pub mod kube_schemas;
+pub mod kube_site;
 pub mod kubectl;
 pub mod ledger;
 pub mod manifest;
@@ -47,5 +51,6 @@ pub mod sse;
 pub mod tls;
 pub mod transcript;
 pub mod truth;
+pub mod voice;
 pub mod wait;
 pub mod web;

@@ -50,6 +50,32 @@ struct Node {
     _route: Port,
 }
 
+// === impl User ===
+
+impl User {
+    /// Who may do everything.
+    pub fn administrator() -> Self {
+        Self { name: "admin".to_owned(), publish: None, subscribe: None }
+    }
+
+    /// Who may do what the documentation's configuration says, `gateway` or `operator`.
+    ///
+    /// # Panics
+    /// When the documentation has no such user.
+    pub fn documented(name: &str) -> Self {
+        let text = std::fs::read_to_string(repository().join("docs/reference/nats-permissions.md")).expect("the page");
+        let block =
+            text.split("```").find(|block| block.contains(&format!("user: {name},"))).expect("the user's block");
+        let side = |side: &str| {
+            let list = block.split_once(&format!("{side}:"));
+            let list = list.and_then(|(_, rest)| rest.split_once(']')?.0.split_once('['));
+            let (_, list) = list.expect("a list in brackets");
+            list.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()
+        };
+        Self { name: name.to_owned(), publish: Some(side("publish")), subscribe: Some(side("subscribe")) }
+    }
+}
+
 // === impl NatsSettings ===
 
 impl Default for NatsSettings {
@@ -85,6 +111,13 @@ impl Nats {
         }
         nats.ready().await;
         nats
+    }
+
+    /// What the servers refused somebody for want of permission.
+    pub fn refusals(&self) -> Vec<String> {
+        let running = self.nodes.iter().filter_map(|node| node.process.as_ref());
+        let lines = running.map(Process::output).collect::<String>();
+        lines.lines().filter(|line| line.contains("iolation")).map(str::to_owned).collect()
     }
 
     /// How many nodes there are.
