@@ -12,6 +12,7 @@
 //!   they are granted.
 //! - [`manifest`]: Channels written in files.
 //! - [`position`]: where a subscriber stands, written as an SSE id.
+//! - [`login`]: what either shows to NATS, and how the files that hold it are read.
 //! - [`route`]: what the operator tells gateways about one Channel; [`beat`]: what gateways tell the operator about
 //!   themselves; [`release`]: the installation that both belong to.
 //!
@@ -31,6 +32,7 @@ pub mod history;
 pub mod key;
 pub mod limits;
 mod locate;
+pub mod login;
 pub mod manifest;
 pub mod position;
 pub mod quantity;

@@ -11,11 +11,13 @@ use std::time::Duration;
 use async_nats::{HeaderMap, HeaderName, HeaderValue, ServerAddr};
 use bytes::Bytes;
 use serde::Deserialize;
+use tidings_crds::login::LoginError;
 use tidings_crds::subject::Pattern;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::link::{Link, Peer};
+use crate::login::NatsSettings;
 use crate::metrics::{BrokerFault, Metrics};
 use crate::wire::{ApiError, EVENT_HEADER};
 
@@ -37,8 +39,8 @@ pub struct Broker {
 /// How to connect.
 #[derive(Clone, Debug)]
 pub struct BrokerOptions {
-    /// Server addresses, separated by commas.
-    pub url: String,
+    /// Where, over which TLS and as whom.
+    pub nats: NatsSettings,
     /// What NATS lists the connections as.
     pub name: String,
 }
@@ -54,6 +56,9 @@ pub enum BrokerError {
         /// What is wrong with it.
         source: std::io::Error,
     },
+    /// The login's files.
+    #[error(transparent)]
+    Login(#[from] LoginError),
 }
 
 /// A publication as NATS takes it.
@@ -118,11 +123,14 @@ impl Broker {
     /// Connects in the background and goes on trying: a gateway starts with NATS away.
     pub fn connect(options: &BrokerOptions, metrics: Arc<Metrics>) -> Result<Self, BrokerError> {
         let mut servers = Vec::new();
-        for address in options.url.split(',').map(str::trim).filter(|address| !address.is_empty()) {
+        for address in options.nats.url.split(',').map(str::trim).filter(|address| !address.is_empty()) {
             let server = ServerAddr::from_str(address);
             servers.push(server.map_err(|source| BrokerError::Address { address: address.to_owned(), source })?);
         }
-        let peer = Peer { servers, name: options.name.clone() };
+        let handshake = options.nats.handshake.clone();
+        // Later they may be broken for a while; now somebody is looking.
+        handshake.check()?;
+        let peer = Peer { servers, name: options.name.clone(), handshake };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let link = |purpose| Link::open(peer.clone(), purpose, metrics.clone(), stop.clone(), &tasks);
         let (live, ask, core) = (link("live"), link("ask"), link("core"));

@@ -11,6 +11,7 @@ use clap::{Parser, ValueEnum};
 
 use crate::client::Network;
 use crate::drain::DrainTimes;
+use crate::login::{NatsArguments, NatsSettings};
 use crate::tls::TlsFiles;
 use crate::unit;
 
@@ -18,10 +19,8 @@ use crate::unit;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "tidings-gateway", version, about, max_term_width = 110)]
 pub struct Arguments {
-    /// The NATS server; several, separated by commas, if they are one cluster
-    #[arg(long, env = "TIDINGS_NATS", value_name = "URL", default_value = "nats://127.0.0.1:4222")]
-    #[arg(hide_env_values = true)]
-    nats: String,
+    #[command(flatten)]
+    nats: NatsArguments,
     /// Where subscribers connect to
     #[arg(long, env = "TIDINGS_LISTEN", value_name = "ADDR", default_value = ":8080")]
     listen: Listen,
@@ -112,8 +111,8 @@ pub struct ListenError;
 /// The settings of one gateway.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The NATS server or servers.
-    pub nats: String,
+    /// The NATS server or servers, and what to show them.
+    pub nats: NatsSettings,
     /// The public port.
     pub listen: Listen,
     /// The files that make the public port speak TLS.
@@ -204,7 +203,7 @@ fn header_bytes(text: &str) -> Result<u32, String> {
 impl From<Arguments> for Config {
     fn from(arguments: Arguments) -> Self {
         Self {
-            nats: arguments.nats,
+            nats: arguments.nats.into(),
             listen: arguments.listen,
             tls: arguments.tls_cert.zip(arguments.tls_key).map(|(cert, key)| TlsFiles {
                 cert,

@@ -11,7 +11,7 @@
 //! - Routes: [`routes`] follows a directory, [`route_table`] decides what is in force.
 //! - The core: the [`hub`] and its [`channel`]s; a [`relay`] each, which does what the [`ingest`] decides; [`log`],
 //!   [`fanout`], [`feed`], [`index`], [`subscriber`]; [`resume`], [`backfill`], [`chunk`]; [`body`], [`farewell`].
-//! - NATS: [`broker`], [`link`], [`reader`]; [`wire`] reads messages into [`publication`]s, [`frame`] writes them as events.
+//! - NATS: [`broker`], [`link`] ([`login`]), [`reader`]; [`wire`] reads messages into [`publication`]s, [`frame`] writes them as events.
 //! - Counting: [`metrics`], [`channel_metrics`], [`process`], on [`instrument`]s and [`label`]s; [`end`] names why streams end.
 //!
 //! Whatever decides is synchronous and takes `now` as an argument; whatever waits decides nothing.
@@ -48,6 +48,7 @@ pub mod limit;
 pub mod link;
 pub mod listener;
 pub mod log;
+pub mod login;
 pub mod metrics;
 pub mod problem;
 pub mod process;

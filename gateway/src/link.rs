@@ -1,15 +1,17 @@
 //! One connection to NATS, and what happens to it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, Event, ServerAddr};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::login::NatsHandshake;
 use crate::metrics::{BrokerFault, Metrics};
 
 /// A dead peer is noticed after three of these: within the 10 s in which a gateway must turn unready.
@@ -26,6 +28,10 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Where the replies to our requests go. Permissions name it: see `docs/reference/nats-permissions.md`.
 const INBOX: &str = "_INBOX_tidings_gateway";
+
+/// How the server and the client library call a login that was refused, one that has expired, and one that could not be
+/// made.
+const REFUSALS: [&str; 3] = ["authorization violation", "authentication expired", "failed signing nonce"];
 
 /// A connection to NATS, with what happened to it so far.
 ///
@@ -44,6 +50,8 @@ pub struct Peer {
     pub servers: Vec<ServerAddr>,
     /// What NATS lists the connection as.
     pub name: String,
+    /// How a connection begins.
+    pub handshake: NatsHandshake,
 }
 
 /// Owns the client of a link.
@@ -119,21 +127,6 @@ fn pause(attempt: usize) -> Duration {
     }
 }
 
-// === impl Peer ===
-
-impl Peer {
-    /// With the user and password, or the token, that an address carries: the library does not look for them there.
-    fn options(&self) -> ConnectOptions {
-        let named = self.servers.iter().find_map(|server| Some((server.username()?, server.password())));
-        let plain = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
-        match named {
-            Some((user, Some(password))) => ConnectOptions::new().user_and_password(plain(user), plain(password)),
-            Some((token, None)) => ConnectOptions::new().token(plain(token)),
-            None => ConnectOptions::new(),
-        }
-    }
-}
-
 // === impl Keeper ===
 
 impl Keeper {
@@ -166,8 +159,10 @@ impl Keeper {
 
     async fn connect(&self) -> Result<Client, async_nats::ConnectError> {
         let (health, metrics, purpose) = (self.health.clone(), self.metrics.clone(), self.purpose.clone());
+        let said = Arc::new(AtomicBool::new(false));
         self.peer
-            .options()
+            .handshake
+            .options(&self.peer.servers)
             .name(format!("{} {}", self.peer.name, self.purpose))
             .custom_inbox_prefix(INBOX)
             .retry_on_initial_connect()
@@ -178,7 +173,8 @@ impl Keeper {
             .reconnect_delay_callback(pause)
             .event_callback(move |event| {
                 let (health, metrics, purpose) = (health.clone(), metrics.clone(), purpose.clone());
-                async move { happened(&event, &health, &metrics, &purpose) }
+                let said = said.clone();
+                async move { happened(&event, &health, &metrics, &purpose, &said) }
             })
             .connect(&self.peer.servers[..])
             .await
@@ -189,7 +185,7 @@ impl Keeper {
         let mut ticks = tokio::time::interval(LOOK);
         loop {
             ticks.tick().await;
-            let connects = before + client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
+            let connects = before + client.statistics().connects.load(Relaxed);
             let connected = client.connection_state() == State::Connected;
             self.health.send_if_modified(|health| {
                 let changed = health.connects != connects || health.connected != connected;
@@ -206,9 +202,13 @@ impl Keeper {
     }
 }
 
-fn happened(event: &Event, health: &watch::Sender<Health>, metrics: &Metrics, purpose: &str) {
+/// `said` is whether it was said that NATS cannot be reached, since it last could.
+fn happened(event: &Event, health: &watch::Sender<Health>, metrics: &Metrics, purpose: &str, said: &AtomicBool) {
     match event {
-        Event::Connected => tracing::info!(purpose, "Connected to NATS."),
+        Event::Connected => {
+            said.store(false, Relaxed);
+            tracing::info!(purpose, "Connected to NATS.");
+        }
         Event::Disconnected => {
             metrics.broker_error(BrokerFault::Disconnected);
             health.send_modify(|health| {
@@ -222,13 +222,24 @@ fn happened(event: &Event, health: &watch::Sender<Health>, metrics: &Metrics, pu
             health.send_modify(|health| health.overflows += 1);
         }
         Event::ServerError(error) => {
-            let denied = error.to_string().to_ascii_lowercase().contains("permissions");
-            metrics.broker_error(if denied { BrokerFault::Permission } else { BrokerFault::Server });
+            let text = error.to_string().to_ascii_lowercase();
+            metrics.broker_error(match () {
+                () if text.contains("permissions") => BrokerFault::Permission,
+                () if REFUSALS.iter().any(|refusal| text.contains(refusal)) => BrokerFault::Login,
+                () => BrokerFault::Server,
+            });
             tracing::warn!(purpose, %error, "NATS reported an error.");
         }
         Event::ClientError(error) => {
-            metrics.broker_error(BrokerFault::Connect);
-            tracing::debug!(purpose, %error, "NATS cannot be reached.");
+            let refused = REFUSALS.iter().any(|refusal| error.to_string().contains(refusal));
+            metrics.broker_error(if refused { BrokerFault::Login } else { BrokerFault::Connect });
+            if said.swap(true, Relaxed) {
+                tracing::debug!(purpose, %error, "NATS cannot be reached.");
+            } else if refused {
+                tracing::warn!(purpose, %error, "NATS does not let us in; trying with what the login's files hold by then.");
+            } else {
+                tracing::warn!(purpose, %error, "NATS cannot be reached; trying again. With --log async_nats=debug it says why.");
+            }
         }
         Event::LameDuckMode | Event::Draining | Event::Closed => {}
     }

@@ -73,6 +73,8 @@ closed_set! {
         Reply = "reply",
         /// NATS does not let the gateway do what it needs to.
         Permission = "permission",
+        /// NATS does not let the gateway in, or no longer.
+        Login = "login",
         /// Any other error that NATS reported.
         Server = "server",
     }

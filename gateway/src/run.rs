@@ -34,7 +34,7 @@ pub enum RunError {
     /// The certificate is not usable.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The address of NATS is none.
+    /// The address of NATS is none, or the login cannot be read.
     #[error(transparent)]
     Broker(#[from] BrokerError),
     /// A task that must not end has ended.
@@ -64,7 +64,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     // Both ports before anything else: a taken one is the most likely fault.
     let (admin, public) = (listen(config.admin)?, listen(config.listen)?);
     let tls = config.tls.map(|files| Tls::open(files, metrics.clone())).transpose()?;
-    let broker = Broker::connect(&BrokerOptions { url: config.nats, name: NAME.to_owned() }, metrics.clone())?;
+    let broker = Broker::connect(&BrokerOptions { nats: config.nats, name: NAME.to_owned() }, metrics.clone())?;
     let hub = Hub::new(broker, metrics.clone(), HubSettings::default());
 
     let departure = Departure::default();

@@ -14,6 +14,8 @@ use tidings_crds::channel::DEFAULT_CLASS;
 use tidings_crds::release::{Release, ReleaseError};
 use tidings_crds::rule::is_label;
 
+use crate::login::{NatsArguments, NatsSettings};
+
 /// Reconciles Channels (channels.tidings.dev) into NATS streams and gateway Routes.
 ///
 /// With --namespace it works in a Kubernetes cluster: in the one it runs in, or the one of KUBECONFIG. With --channels and
@@ -62,15 +64,9 @@ pub enum CrdArgs {
 /// Settings for running; each is also an environment variable.
 #[derive(Debug, ClapArgs)]
 pub struct RunArgs {
-    /// Where NATS is: one URL or several, separated by commas.
-    #[arg(long, env = "TIDINGS_NATS", value_name = "URL", default_value = "nats://127.0.0.1:4222")]
-    pub nats: String,
-    /// A NATS credentials file (JWT and nkey seed).
-    #[arg(long, env = "TIDINGS_NATS_CREDENTIALS", value_name = "FILE")]
-    pub nats_credentials: Option<PathBuf>,
-    /// Certificates (PEM) of the authority that signed the NATS server's.
-    #[arg(long, env = "TIDINGS_NATS_CA", value_name = "FILE")]
-    pub nats_ca: Option<PathBuf>,
+    /// Where NATS is, and what to show it.
+    #[command(flatten)]
+    pub nats: NatsArguments,
     /// Where to answer /livez, /readyz and /metrics.
     #[arg(long, env = "TIDINGS_ADMIN", value_name = "ADDR", default_value = ":9091")]
     pub admin: Listen,
@@ -163,7 +159,7 @@ pub struct Listen {
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The NATS side.
-    pub nats: NatsConfig,
+    pub nats: NatsSettings,
     /// Where the admin port listens.
     pub admin: Listen,
     /// What our streams carry as `tidings.dev/cluster`.
@@ -174,17 +170,6 @@ pub struct Config {
     pub resync: Duration,
     /// Where Channels come from and Routes go to.
     pub front: Front,
-}
-
-/// How to reach NATS.
-#[derive(Clone, Debug)]
-pub struct NatsConfig {
-    /// One URL or several, separated by commas.
-    pub url: String,
-    /// A credentials file.
-    pub credentials: Option<PathBuf>,
-    /// Certificates of the authority that signed the server's.
-    pub ca: Option<PathBuf>,
 }
 
 /// Where Channels come from and Routes go to.
@@ -306,7 +291,7 @@ impl TryFrom<RunArgs> for Config {
             (None, ..) => return Err(ConfigError::NoFront),
         };
         Ok(Self {
-            nats: NatsConfig { url: args.nats, credentials: args.nats_credentials, ca: args.nats_ca },
+            nats: args.nats.into(),
             admin: args.admin,
             cluster: given.unwrap_or(usual),
             settings: args.config,

@@ -5,7 +5,8 @@
 //!   together), [`check`] (validates manifests offline).
 //! - One Channel: [`reconcile`] is the table of contents of [`apply`] (io: observes and does), [`plan`] (pure: decides)
 //!   and [`report`] (pure: says); [`remove`] is for a Channel that is gone. What a Channel means stands in `tidings_crds`.
-//! - Io: [`streams`] (NATS; its documents in [`document`]), [`store`] (a place for Routes), [`routes`] (that place as files).
+//! - Io: [`streams`] (NATS; its documents in [`document`], how it is reached in [`login`]), [`store`] (a place for Routes),
+//!   [`routes`] (that place as files).
 //! - The file front end: [`files`] drives [`directory`] (io) → [`inventory`] (pure) → reconcile → [`table`] (pure), and
 //!   [`absence`] (pure) tells which Channels are gone.
 //! - The Kubernetes front end: [`kubernetes`] brings news to the [`agenda`] (pure) and carries out what that decides. The
@@ -38,6 +39,7 @@ pub mod inventory;
 pub mod kubernetes;
 pub mod leadership;
 pub mod lease;
+pub mod login;
 pub mod metrics;
 pub mod notice;
 pub mod observed;

@@ -11,13 +11,14 @@ use std::time::Duration;
 use async_nats::jetstream::context::{RequestError, RequestErrorKind};
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, Event, ServerAddr};
 use serde_json::{Value, json};
+use tidings_crds::login::LoginError;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::config::NatsConfig;
 use crate::leadership::Leadership;
+use crate::login::NatsSettings;
 use crate::metrics::Metrics;
 use crate::ready::Ready;
 
@@ -58,15 +59,9 @@ pub struct Streams {
 /// Why the connection cannot even be tried.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The credentials file.
-    #[error("failed to read the NATS credentials {file}")]
-    Credentials {
-        /// Its path.
-        file: String,
-        /// What went wrong.
-        #[source]
-        source: io::Error,
-    },
+    /// The login's files.
+    #[error(transparent)]
+    Login(#[from] LoginError),
     /// The URL.
     #[error("{url} is no address of NATS servers: write nats://HOST:PORT, several separated by commas")]
     Url {
@@ -161,10 +156,20 @@ impl Streams {
     ///
     /// # Errors
     /// Only for what no waiting repairs: unreadable credentials, a URL that is none.
-    pub async fn connect(config: &NatsConfig, metrics: Arc<Metrics>, ready: Arc<Ready>) -> Result<Self, ConnectError> {
+    pub async fn connect(
+        config: &NatsSettings,
+        metrics: Arc<Metrics>,
+        ready: Arc<Ready>,
+    ) -> Result<Self, ConnectError> {
         let (told, connected) = watch::channel(false);
         let facts = (Arc::clone(&metrics), ready);
-        let mut options = ConnectOptions::new()
+        let url = without_password(&config.url);
+        let servers = servers(&config.url).map_err(|source| ConnectError::Url { url: url.clone(), source })?;
+        // Later the files may be broken for a while; now somebody is looking.
+        config.handshake.check()?;
+        let options = config
+            .handshake
+            .options(&servers)
             .name("tidings-operator")
             .custom_inbox_prefix(INBOX)
             .retry_on_initial_connect()
@@ -177,18 +182,6 @@ impl Streams {
                 on_event(&event, &told, &facts.0, &facts.1);
                 async {}
             });
-        if let Some(file) = &config.credentials {
-            options = options
-                .credentials_file(file)
-                .await
-                .map_err(|source| ConnectError::Credentials { file: file.display().to_string(), source })?;
-        }
-        if let Some(file) = &config.ca {
-            options = options.add_root_certificates(file.clone());
-        }
-        let url = without_password(&config.url);
-        let servers = servers(&config.url).map_err(|source| ConnectError::Url { url: url.clone(), source })?;
-        options = with_login(options, &servers);
         let client =
             options.connect(servers).await.map_err(|source| ConnectError::Options { url: url.clone(), source })?;
         info!(%url, "Connecting to NATS.");
@@ -350,21 +343,6 @@ fn servers(url: &str) -> io::Result<Vec<ServerAddr>> {
     url.split(',').map(|url| url.trim().parse()).collect()
 }
 
-/// The client library does not look at what an address says about a user; the first that names one counts.
-fn with_login(options: ConnectOptions, servers: &[ServerAddr]) -> ConnectOptions {
-    let Some(server) = servers.iter().find(|server| server.username().is_some()) else { return options };
-    match (server.username().map(decoded), server.password().map(decoded)) {
-        (Some(user), Some(password)) => options.user_and_password(user, password),
-        (Some(token), None) => options.token(token),
-        (None, _) => options,
-    }
-}
-
-/// Without the percent signs that a URL needs.
-fn decoded(text: &str) -> String {
-    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
-}
-
 fn without_password(url: &str) -> String {
     url.split(',')
         .map(|one| match (one.split_once("://"), one.rsplit_once('@')) {
@@ -391,8 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_in_the_address_is_decoded() {
-        assert_eq!(decoded("p%40ss%2Fword%"), "p@ss/word%");
+    fn addresses_are_separated_by_commas() {
         assert!(servers("nats://a:1, nats://b:2").is_ok_and(|servers| servers.len() == 2));
         assert!(servers("nats://a:99999").is_err());
     }

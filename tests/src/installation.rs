@@ -100,6 +100,15 @@ impl Settings {
 
     /// Starts everything and waits until the gateways are ready.
     pub async fn start(self) -> Installation {
+        let installation = self.start_unready().await;
+        for gateway in &installation.gateways {
+            gateway.ready().await;
+        }
+        installation
+    }
+
+    /// Starts everything.
+    pub async fn start_unready(self) -> Installation {
         let directory = tempfile::Builder::new().prefix("tidings-").tempdir().expect("a temporary directory");
         let (channels, routes) = (directory.path().join("channels"), directory.path().join("routes"));
         for folder in [&channels, &routes] {
@@ -114,11 +123,7 @@ impl Settings {
             .map(|number| Gateway::start(&format!("gateway-{number}"), &url, &routes, &self.gateway_arguments))
             .map(|gateway| gateway.secured(self.tls.as_ref()))
             .collect();
-        let installation = Installation { gateways, operator, proxy, nats, directory };
-        for gateway in &installation.gateways {
-            gateway.ready().await;
-        }
-        installation
+        Installation { gateways, operator, proxy, nats, directory }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`wait`], [`seed`], [`ports`]: time, chance and addresses, as tests may use them.
-//! - [`process`]: one program; [`nats`], [`gateway`], [`operator`]: the three that Tidings consists of;
+//! - [`process`]: one program; [`nats`] ([`nats_jwt`]), [`gateway`], [`operator`]: the three that Tidings consists of;
 //!   [`installation`]: all of them together on directories.
 //! - [`manifest`], [`publisher`]: what goes in. [`sse`], [`event_source`], [`web`] ([`tls`]), [`metrics`]: what comes out.
 //! - [`truth`], [`ledger`]: what was stored, and whether a record of a client agrees with it; [`transcript`]: it in short.
@@ -35,6 +35,7 @@ pub mod ledger;
 pub mod manifest;
 pub mod metrics;
 pub mod nats;
+pub mod nats_jwt;
 pub mod nats_protocol;
 pub mod network_policy;
 pub mod node_cluster;

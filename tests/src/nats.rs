@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use async_nats::jetstream;
+use async_nats::{ConnectOptions, jetstream};
 use tempfile::TempDir;
 
 use crate::ports::Port;
@@ -31,6 +31,10 @@ pub struct NatsSettings {
     pub nodes: usize,
     /// Users, the test's own first; empty means no authorisation.
     pub users: Vec<User>,
+    /// More lines of configuration.
+    pub more: String,
+    /// What the test's own connections are made with.
+    pub options: ConnectOptions,
 }
 
 /// One server, or a cluster of them.
@@ -38,12 +42,15 @@ pub struct NatsSettings {
 pub struct Nats {
     nodes: Vec<Node>,
     users: Vec<User>,
+    options: ConnectOptions,
     directory: TempDir,
 }
 
 #[derive(Debug)]
 struct Node {
     program: Program,
+    /// Where its configuration stands, and how that begins.
+    file: (PathBuf, String),
     process: Option<Process>,
     client: Port,
     monitor: Port,
@@ -80,7 +87,7 @@ impl User {
 
 impl Default for NatsSettings {
     fn default() -> Self {
-        Self { nodes: 1, users: Vec::new() }
+        Self { nodes: 1, users: Vec::new(), more: String::new(), options: ConnectOptions::new() }
     }
 }
 
@@ -101,11 +108,11 @@ impl Nats {
             let name = format!("n{}", index + 1);
             let file = directory.path().join(format!("{name}.conf"));
             let text = configuration(&name, directory.path(), &client, &monitor, &route, &routes, &settings.users);
-            std::fs::write(&file, text).expect("the directory can be written");
-            let program = Program::new(format!("nats-{name}"), server_path()).arg("--config").arg(file);
-            Node { program, process: None, client, monitor, _route: route }
+            std::fs::write(&file, text.clone() + &settings.more).expect("the directory can be written");
+            let program = Program::new(format!("nats-{name}"), server_path()).arg("--config").arg(&file);
+            Node { program, file: (file, text), process: None, client, monitor, _route: route }
         });
-        let mut nats = Self { nodes: nodes.collect(), users: settings.users, directory };
+        let mut nats = Self { nodes: nodes.collect(), users: settings.users, options: settings.options, directory };
         for node in 0..settings.nodes {
             nats.launch(node);
         }
@@ -153,7 +160,9 @@ impl Nats {
 
     /// A connection of the test's own, as the first user; it reconnects for ever.
     pub async fn client(&self) -> async_nats::Client {
-        let options = async_nats::ConnectOptions::new()
+        let options = self
+            .options
+            .clone()
             .name("test")
             .max_reconnects(None)
             .reconnect_delay_callback(|_| Duration::from_millis(50))
@@ -200,6 +209,18 @@ impl Nats {
     pub fn launch(&mut self, node: usize) {
         let node = &mut self.nodes[node];
         node.process = Some(node.program.start());
+    }
+
+    /// Lets every node read `more` in place of what stood in its configuration before, and waits until it has.
+    pub async fn reload(&self, more: &str) {
+        const DONE: &str = "Reloaded server configuration";
+        for Node { file: (file, text), process, .. } in &self.nodes {
+            let Some(process) = process else { continue };
+            let before = process.output().matches(DONE).count();
+            std::fs::write(file, text.clone() + more).expect("the directory can be written");
+            process.hang_up();
+            process.ready(|| std::future::ready(process.output().matches(DONE).count() > before)).await;
+        }
     }
 
     /// Waits until every started node is healthy.

@@ -167,6 +167,11 @@ impl Process {
         self.exited().await
     }
 
+    /// SIGHUP: it reads its configuration again, if it is of that kind.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// SIGSTOP: it stands still, its sockets stay open.
     pub async fn stop(&self) {
         self.signal(Signal::STOP);

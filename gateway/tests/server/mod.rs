@@ -13,6 +13,7 @@ use tidings_gateway::connection::{Departure, Protocol};
 use tidings_gateway::drain::Drain;
 use tidings_gateway::hub::{Hub, HubSettings};
 use tidings_gateway::listener::listen;
+use tidings_gateway::login::{NatsHandshake, NatsSettings};
 use tidings_gateway::metrics::Metrics;
 use tidings_gateway::room::Room;
 use tidings_gateway::route_table::Change;
@@ -81,7 +82,10 @@ impl Server {
     pub(crate) fn start(settings: Settings) -> Self {
         let metrics = Metrics::new(10);
         // Port 9 is "discard": nobody listens there.
-        let options = BrokerOptions { url: "nats://127.0.0.1:9".to_owned(), name: "test".to_owned() };
+        let options = BrokerOptions {
+            nats: NatsSettings { url: "nats://127.0.0.1:9".to_owned(), handshake: NatsHandshake::default() },
+            name: "test".to_owned(),
+        };
         let broker = Broker::connect(&options, metrics.clone()).unwrap();
         let patience = Duration::from_millis(50);
         let hub = Hub::new(broker, metrics.clone(), HubSettings { patience, ..HubSettings::default() });
