@@ -27,6 +27,7 @@ check: lint ## Run the lints and the unit tests: a few minutes, right before eve
 lint: ## Check format, lints, generated files, docs, licences and duplicate dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 	@scripts/generate.sh --check
 	@scripts/check-docs.sh
 	@$(MAKE) --no-print-directory deny

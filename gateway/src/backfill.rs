@@ -1,6 +1,6 @@
 //! Reads the stream behind the Log, once for everybody who needs the same range.
 //!
-//! Ranges begin at multiples of [`ALIGN`], so that thousands of clients that come back at slightly different positions
+//! Ranges begin at multiples of `ALIGN`, so that thousands of clients that come back at slightly different positions
 //! share them, and go on where the one before ended. What is read is kept for a moment, within a bound in bytes.
 
 use std::collections::{HashMap, VecDeque};

@@ -1,4 +1,4 @@
-//! The network of a cluster with nodes: 10.99.0.0/24 between the nodes and this machine, pods in 10.244.<node>.0/24,
+//! The network of a cluster with nodes: 10.99.0.0/24 between the nodes and this machine, pods in `10.244.<node>.0/24`,
 //! Services in 10.96.0.0/16, all of them reachable from this machine.
 //!
 //! A bridge in a namespace of its own connects everybody. What is visible outside is one interface and a few routes over
