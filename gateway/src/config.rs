@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{ArgGroup, Parser, ValueEnum};
+use tidings_crds::beat::Sender;
+use tidings_crds::release::Release;
 
 use crate::client::Network;
 use crate::drain::DrainTimes;
@@ -18,6 +20,7 @@ use crate::unit;
 /// Serves Channels to browsers: relays NATS messages as Server-Sent Events.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "tidings-gateway", version, about, max_term_width = 110)]
+#[command(group(ArgGroup::new("source").required(true).args(["routes", "namespace"])))]
 pub struct Arguments {
     #[command(flatten)]
     nats: NatsArguments,
@@ -38,7 +41,19 @@ pub struct Arguments {
     admin: Listen,
     /// The directory that the operator writes Route files into
     #[arg(long, env = "TIDINGS_ROUTES", value_name = "DIR")]
-    routes: PathBuf,
+    routes: Option<PathBuf>,
+    /// Without a directory: the namespace of the cluster that the operator writes Routes into, its own
+    #[arg(long, env = "TIDINGS_NAMESPACE", value_name = "NAME", value_parser = namespace)]
+    namespace: Option<String>,
+    /// With --namespace: the name of this installation there
+    #[arg(long, env = "TIDINGS_RELEASE", value_name = "NAME", default_value = "tidings", value_parser = release)]
+    release: String,
+    /// With --namespace: the name of this pod, for the operator [default: the host's]
+    #[arg(long, env = "TIDINGS_POD_NAME", value_name = "NAME", value_parser = pod)]
+    pod_name: Option<String>,
+    /// With --namespace: the uid of this pod, by which the operator knows it [default: a random one]
+    #[arg(long, env = "TIDINGS_POD_UID", value_name = "UID", value_parser = pod)]
+    pod_uid: Option<String>,
     /// Serve a small demo page at /
     #[arg(long, env = "TIDINGS_DEMO")]
     demo: bool,
@@ -78,7 +93,12 @@ pub struct Arguments {
     #[arg(long, env = "TIDINGS_METRICS_CHANNELS", value_name = "N", default_value_t = 200)]
     metrics_channels: usize,
     /// What to log: error, warn, info, debug or trace, also per module as in info,tidings_gateway=debug
-    #[arg(long, env = "TIDINGS_LOG", value_name = "FILTER", default_value = "info,async_nats=warn")]
+    #[arg(
+        long,
+        env = "TIDINGS_LOG",
+        value_name = "FILTER",
+        default_value = "info,async_nats=warn,kube_client=off,kube_runtime=off"
+    )]
     log: String,
     /// How to log
     #[arg(long, env = "TIDINGS_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
@@ -119,8 +139,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// The admin port.
     pub admin: Listen,
-    /// The directory of Route files.
-    pub routes: PathBuf,
+    /// Where Routes come from.
+    pub source: Source,
     /// Whether `/` is the demo page.
     pub demo: bool,
     /// How the process leaves.
@@ -135,6 +155,15 @@ pub struct Config {
     pub log: String,
     /// How to log.
     pub log_format: LogFormat,
+}
+
+/// Where Routes come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The files of this directory.
+    Files(PathBuf),
+    /// The ConfigMaps of a release, of which this process is a part.
+    Cluster(Sender),
 }
 
 /// What a connection may cost.
@@ -198,10 +227,57 @@ fn header_bytes(text: &str) -> Result<u32, String> {
         .ok_or_else(|| "write a size from 8Ki to 1Mi".to_owned())
 }
 
+fn namespace(text: &str) -> Result<String, String> {
+    Release::new(text, "tidings").map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn release(text: &str) -> Result<String, String> {
+    Release::new("tidings", text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn pod(text: &str) -> Result<String, String> {
+    let release = Release::new("tidings", "tidings").map_err(|error| error.to_string())?;
+    Sender::new(release, text, text, text).map(|_| text.to_owned()).map_err(|fault| fault.message)
+}
+
+// === impl Source ===
+
+impl Source {
+    /// Of exactly one of the two: no others are ever read from the command line.
+    fn new(routes: Option<PathBuf>, namespace: Option<String>, release: &str, pod: Pod) -> Self {
+        match (routes, namespace) {
+            (_, Some(namespace)) => {
+                let release = Release::new(namespace, release).expect("both were checked when they were read");
+                let name = pod.name.unwrap_or_else(host);
+                let uid = pod.uid.unwrap_or_else(random);
+                Self::Cluster(Sender::new(release, uid, name, random()).expect("all were checked when they were read"))
+            }
+            (routes, None) => Self::Files(routes.expect("one of the two is required")),
+        }
+    }
+}
+
+/// Which pod this is, if somebody says so.
+struct Pod {
+    name: Option<String>,
+    uid: Option<String>,
+}
+
+/// The name of the machine, as far as a pod could have it.
+fn host() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    pod(&name).unwrap_or_else(|_| "unknown".to_owned())
+}
+
+fn random() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
 // === impl Config ===
 
 impl From<Arguments> for Config {
     fn from(arguments: Arguments) -> Self {
+        let pod = Pod { name: arguments.pod_name, uid: arguments.pod_uid };
         Self {
             nats: arguments.nats.into(),
             listen: arguments.listen,
@@ -211,7 +287,7 @@ impl From<Arguments> for Config {
                 client_ca: arguments.tls_client_ca,
             }),
             admin: arguments.admin,
-            routes: arguments.routes,
+            source: Source::new(arguments.routes, arguments.namespace, &arguments.release, pod),
             demo: arguments.demo,
             drain: DrainTimes { delay: arguments.drain_delay, window: arguments.drain_window },
             connections: ConnectionLimits {
@@ -278,6 +354,32 @@ mod tests {
         for text in ["", "8080", ":", ":x", ":65536", "localhost:80", "::1:8080"] {
             assert_eq!(text.parse::<Listen>(), Err(ListenError), "{text}");
         }
+    }
+
+    fn source(arguments: &[&str]) -> Result<Source, String> {
+        let all = [&["tidings-gateway"], arguments].concat();
+        Arguments::try_parse_from(all).map(|read| Config::from(read).source).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn routes_come_from_a_directory_or_from_a_namespace() {
+        assert_eq!(source(&["--routes", "r"]), Ok(Source::Files("r".into())));
+        let in_cluster = ["--namespace", "push", "--release", "b", "--pod-name", "gateway-0", "--pod-uid", "6a1b"];
+        let Ok(Source::Cluster(sender)) = source(&in_cluster) else { panic!("{:?}", source(&in_cluster)) };
+        assert_eq!((sender.release().to_string(), sender.name(), sender.pod()), ("push/b".into(), "gateway-0", "6a1b"));
+        let (Ok(Source::Cluster(one)), Ok(Source::Cluster(other))) =
+            (source(&["--namespace", "push"]), source(&["--namespace", "push"]))
+        else {
+            panic!("{:?}", source(&["--namespace", "push"]))
+        };
+        assert_eq!((one.release().name(), one.name()), ("tidings", other.name()));
+        assert!(one.pod() != other.pod() && one.run() != other.run());
+
+        assert!(source(&[]).unwrap_err().contains("<--routes <DIR>|--namespace <NAME>>"), "{:?}", source(&[]));
+        assert!(source(&["--routes", "r", "--namespace", "n"]).unwrap_err().contains("cannot be used with"));
+        assert!(source(&["--namespace", "a.b"]).unwrap_err().contains("is not a DNS label"));
+        assert!(source(&["--namespace", "n", "--release", "a_b"]).unwrap_err().contains("is not a DNS name"));
+        assert!(source(&["--namespace", "n", "--pod-uid", "a b"]).unwrap_err().contains("write letters, digits"));
     }
 
     #[test]

@@ -215,6 +215,16 @@ impl Hub {
         self.open().iter().map(|channel| channel.subscribers()).sum()
     }
 
+    /// Open streams of each channel that is read from NATS now.
+    pub fn subscribers_by_channel(&self) -> HashMap<String, u64> {
+        self.open().iter().map(|channel| (channel.key.clone(), channel.subscribers())).collect()
+    }
+
+    /// Channels that are read from NATS now.
+    pub fn channels(&self) -> u64 {
+        self.inner.channels.lock().len() as u64
+    }
+
     /// Ends all relays and closes the connections to NATS.
     pub async fn close(&self) {
         self.inner.stop.cancel();

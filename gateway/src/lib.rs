@@ -8,7 +8,9 @@
 //! - Requests: [`app`] on the public port, [`admin`] on the other. [`subscribe`] and [`publish`] read what is asked for
 //!   ([`query`]); [`access`], [`limit`] ([`client`], [`rate`]) and [`cors`] decide. The answer is a stream, a [`problem`],
 //!   or a [`retry`] for whoever should come back; [`reply`] is their type. [`demo`] is one page.
-//! - Routes: [`routes`] follows a directory, [`route_table`] decides what is in force.
+//! - Routes: [`route_files`] follows a directory, [`route_objects`] the ConfigMaps of a namespace; [`route_table`] decides
+//!   what is in force, [`routes`] puts it there.
+//! - What the operator hears: [`beats`] decides when and what, [`pulse`] sends it. [`service`] answers `nats micro`.
 //! - The core: the [`hub`] and its [`channel`]s; a [`relay`] each, which does what the [`ingest`] decides; [`log`],
 //!   [`fanout`], [`feed`], [`index`], [`subscriber`]; [`resume`], [`backfill`], [`chunk`]; [`body`], [`farewell`].
 //! - NATS: [`broker`], [`link`] ([`login`]), [`reader`]; [`wire`] reads messages into [`publication`]s, [`frame`] writes them as events.
@@ -21,6 +23,7 @@ pub mod access;
 pub mod admin;
 pub mod app;
 pub mod backfill;
+pub mod beats;
 pub mod body;
 pub mod broker;
 pub mod certificate;
@@ -54,6 +57,7 @@ pub mod problem;
 pub mod process;
 pub mod publication;
 pub mod publish;
+pub mod pulse;
 pub mod query;
 pub mod rate;
 pub mod reader;
@@ -62,9 +66,12 @@ pub mod reply;
 pub mod resume;
 pub mod retry;
 pub mod room;
+pub mod route_files;
+pub mod route_objects;
 pub mod route_table;
 pub mod routes;
 pub mod run;
+pub mod service;
 pub mod signal;
 pub mod subscribe;
 pub mod subscriber;

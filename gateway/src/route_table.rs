@@ -1,4 +1,4 @@
-//! From Route files to the Routes in force: pure, told what a directory holds and what time it is.
+//! From Route documents to the Routes in force: pure, told what a directory or a namespace holds and what time it is.
 //!
 //! - A document counts whole or not at all; one that cannot be read leaves its last good version in force.
 //! - `state: Removed` ends a Route now. A Route that merely disappears is served for [`GRACE`] more, because a lost
@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tidings_crds::key::ChannelKey;
+use tidings_crds::release::Release;
 use tidings_crds::route::{Route, RouteState};
 
 /// How long a Route is served after its document has disappeared.
@@ -16,6 +18,8 @@ pub const GRACE: Duration = Duration::from_secs(60);
 /// The documents as last seen, and the Routes in force.
 #[derive(Debug, Default)]
 pub struct RouteTable {
+    /// If the documents are objects of a release: each must have the name that its channel gives it.
+    release: Option<Release>,
     documents: BTreeMap<String, Document>,
     routes: BTreeMap<String, Entry>,
 }
@@ -68,6 +72,12 @@ struct Entry {
 // === impl RouteTable ===
 
 impl RouteTable {
+    /// For the ConfigMaps of a release. A Route is read only from the one that is named after its channel: a copy under
+    /// another name, labels and all, must not take its place.
+    pub fn of_release(release: Release) -> Self {
+        Self { release: Some(release), ..Self::default() }
+    }
+
     /// Takes in all documents there are. Returns what changed, and the documents that were fine before and are no more.
     pub fn update(&mut self, seen: Vec<(String, Seen)>, now: Instant) -> (Vec<Change>, Vec<Fault>) {
         let mut faults = Vec::new();
@@ -75,7 +85,11 @@ impl RouteTable {
         self.documents.retain(|name, _| names.contains(name));
         for (name, seen) in seen {
             let document = self.documents.entry(name.clone()).or_default();
-            if let Some(message) = document.take_in(seen) {
+            let misplaced = |route: &Route| {
+                let proper = self.release.as_ref()?.route_object(&ChannelKey::new(&route.namespace, &route.name));
+                (proper != name).then(|| format!("the route of {} is read only from {proper}", route.key()))
+            };
+            if let Some(message) = document.take_in(seen, misplaced) {
                 faults.push(Fault { document: name, message, served: document.good.is_some() });
             }
         }
@@ -142,14 +156,17 @@ impl RouteTable {
 
 impl Document {
     /// Returns what is wrong with a new text.
-    fn take_in(&mut self, seen: Seen) -> Option<String> {
+    fn take_in(&mut self, seen: Seen, misplaced: impl Fn(&Route) -> Option<String>) -> Option<String> {
         let fault = match seen {
             Seen::Unchanged => return None,
             Seen::Text(text) => match Route::from_yaml(&text) {
-                Ok(route) => {
-                    (self.good, self.fault) = (Some(Arc::new(route)), None);
-                    return None;
-                }
+                Ok(route) => match misplaced(&route) {
+                    Some(fault) => fault,
+                    None => {
+                        (self.good, self.fault) = (Some(Arc::new(route)), None);
+                        return None;
+                    }
+                },
                 Err(error) => chain(&error),
             },
             Seen::Unreadable(message) => message,
@@ -160,13 +177,16 @@ impl Document {
     }
 }
 
-/// An error with its sources, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error with its sources, on one line. Some libraries write the source into the error's own text: once is enough.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let why = cause.to_string();
+        if !text.ends_with(&why) {
+            text.push_str(": ");
+            text.push_str(&why);
+        }
         source = cause.source();
     }
     text
@@ -286,5 +306,16 @@ pub(crate) mod tests {
         let (_, faults) = table.update(denied.clone(), now);
         assert_eq!(faults[0].message, "permission denied");
         assert_eq!(table.update(denied, now + GRACE * 2), (vec![], vec![]));
+    }
+
+    #[test]
+    fn an_object_of_a_release_is_named_after_its_channel() {
+        let mut table = RouteTable::of_release(Release::new("tidings-system", "push").unwrap());
+        let (proper, copy) = ("tidings-route.push.demo.a", "a-copy-of.push.demo.a");
+        let files = seen(&[(proper, active("a", 2)), (copy, active("a", 1))]);
+        let (changes, faults) = table.update(files, Instant::now());
+        assert_eq!(keys(&changes), [("demo/a", Some(2))]);
+        let message = "the route of demo/a is read only from tidings-route.push.demo.a".to_owned();
+        assert_eq!(faults, [Fault { document: copy.to_owned(), message, served: false }]);
     }
 }

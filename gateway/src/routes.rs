@@ -1,26 +1,22 @@
-//! The Routes in force, for everybody who answers requests, and the task that keeps them up to date with a directory.
+//! The Routes in force, for everybody who answers requests, and what puts them there.
 //!
-//! The kernel tells of changes; a slow resync catches what it did not tell (network file systems, a directory that was
-//! replaced, an overflown queue). What a change means is decided in [`crate::route_table`].
+//! Where Routes come from is another matter: [`crate::route_files`] reads a directory, [`crate::route_objects`] ConfigMaps.
+//! Both tell a [`RoutePublisher`] what they have seen; what that means is decided in [`crate::route_table`].
 
-use std::collections::{HashMap, HashSet};
-use std::fs::{self, Metadata};
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tidings_crds::route::Route;
-use tokio::sync::Notify;
+use tokio::task::JoinError;
 use tracing::{info, warn};
 
 use crate::limit::Usage;
 use crate::metrics::{ChannelMetrics, Metrics, RouteChange};
-use crate::route_table::{Change, RouteTable, Seen};
+use crate::route_table::{Change, Fault, RouteTable, Seen};
 
 /// The Routes in force, by `namespace/name`.
 #[derive(Debug, Default)]
@@ -36,33 +32,23 @@ pub struct Served {
     pub route: Arc<Route>,
     /// What the channel's limits are held against; kept when the Route changes.
     pub usage: Arc<Usage>,
+    digest: OnceLock<String>,
     metrics: OnceLock<Arc<ChannelMetrics>>,
 }
 
-/// Keeps [`Routes`] up to date with the files `*.yaml` and `*.yml` of a directory.
-pub struct RouteFiles {
-    dir: PathBuf,
+/// Puts into force what a source of Routes has seen.
+pub struct RoutePublisher {
+    source: String,
     table: RouteTable,
-    /// What each file looked like when it was last read.
-    read: HashMap<String, Stamp>,
-    /// Whether the last scan failed: said once, not every time.
+    routes: Arc<Routes>,
+    metrics: Arc<Metrics>,
+    changed: Listener,
+    /// Whether the source failed last: said once, not every time.
     failing: bool,
 }
 
-/// Tells whether a file was written or replaced.
-type Stamp = (u64, u64, i64, i64);
-
-/// How long to gather changes before they are read: an operator writes many files at once.
-const SETTLE: Duration = Duration::from_millis(20);
-
-/// 10,000 files cost about 20 ms of `stat`, so every 5 s is next to nothing.
-const RESYNC: Duration = Duration::from_secs(5);
-
-/// A directory that does not exist yet cannot be watched: `stat` is all there is.
-const RETRY: Duration = Duration::from_millis(250);
-
-/// A Route is a few kilobytes; this is no Route.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+/// Hears of all changes at once.
+pub type Listener = Box<dyn Fn(&[Change]) + Send>;
 
 // === impl Routes ===
 
@@ -70,6 +56,11 @@ impl Routes {
     /// The Route of a channel.
     pub fn get(&self, key: &str) -> Option<Arc<Served>> {
         self.table.load().get(key).cloned()
+    }
+
+    /// All Routes in force.
+    pub fn all(&self) -> Arc<HashMap<String, Arc<Served>>> {
+        self.table.load_full()
     }
 
     /// How many Routes are in force.
@@ -95,7 +86,8 @@ impl Routes {
                 let before = table.remove(key);
                 if let Some(route) = route {
                     let usage = before.map(|served| served.usage.clone()).unwrap_or_default();
-                    let served = Served { route: route.clone(), usage, metrics: OnceLock::new() };
+                    let (digest, metrics) = (OnceLock::new(), OnceLock::new());
+                    let served = Served { route: route.clone(), usage, digest, metrics };
                     table.insert(key.clone(), Arc::new(served));
                 }
             }
@@ -108,303 +100,94 @@ impl Routes {
 // === impl Served ===
 
 impl Served {
+    /// [`Route::digest`], computed once: every beat repeats it.
+    pub fn digest(&self) -> &str {
+        self.digest.get_or_init(|| self.route.digest())
+    }
+
     /// The counts of the channel, looked up with its first use: idle channels get no series.
     pub fn metrics(&self, metrics: &Metrics) -> &Arc<ChannelMetrics> {
         self.metrics.get_or_init(|| metrics.channel(&self.route.key()))
     }
 }
 
-// === impl RouteFiles ===
+// === impl RoutePublisher ===
 
-impl RouteFiles {
-    /// Reads this directory, which need not exist yet.
-    pub fn new(dir: PathBuf) -> Self {
-        Self { dir, table: RouteTable::default(), read: HashMap::new(), failing: false }
-    }
-
-    /// Follows the directory for ever. `changed` is called after each change of the table, with the channel's key and
-    /// its Route, or `None` if it is gone.
-    pub async fn follow(
-        mut self,
+impl RoutePublisher {
+    /// Nothing is in force yet. `source` is what logs call the source; `changed` is called with all changes at once, after
+    /// they are in force, and once when everything has been read for the first time, even if that is nothing.
+    pub fn new(
+        source: impl Into<String>,
+        table: RouteTable,
         routes: Arc<Routes>,
         metrics: Arc<Metrics>,
-        changed: impl Fn(&str, Option<Arc<Route>>) + Send,
-    ) -> io::Error {
-        let wake = Arc::new(Notify::new());
-        let mut watched = None;
-        loop {
-            // Watch before reading: what changes in between wakes the next round.
-            watch(&self.dir, &mut watched, &wake);
-            let scanned = tokio::task::spawn_blocking(move || {
-                let outcome = self.scan(Instant::now());
-                (self, outcome)
-            });
-            let outcome;
-            (self, outcome) = match scanned.await {
-                Ok(scanned) => scanned,
-                Err(error) => return io::Error::other(error),
-            };
-            for change in self.publish(outcome, &routes, &metrics) {
-                changed(&change.key, change.route);
-            }
-            if self.failing {
-                tokio::time::sleep(RETRY).await;
-                continue;
-            }
-            let wait = self.table.next_expiry().map_or(RESYNC, |at| at.duration_since(Instant::now()).min(RESYNC));
-            if tokio::time::timeout(wait, wake.notified()).await.is_ok() {
-                tokio::time::sleep(SETTLE).await;
-            }
+        changed: Listener,
+    ) -> Self {
+        Self { source: source.into(), table, routes, metrics, changed, failing: false }
+    }
+
+    /// Takes in all documents that there are. Reading thousands takes a while, so it happens on a thread of its own. Fails
+    /// if that panics; nothing can be published after that.
+    pub async fn publish(&mut self, seen: Vec<(String, Seen)>) -> Result<(), JoinError> {
+        let mut table = std::mem::take(&mut self.table);
+        let taken = tokio::task::spawn_blocking(move || {
+            let outcome = table.update(seen, Instant::now());
+            (table, outcome)
+        });
+        let (changes, faults);
+        (self.table, (changes, faults)) = taken.await?;
+        self.recovered();
+        self.put_into_force(&changes, &faults);
+        Ok(())
+    }
+
+    /// The source cannot be read: what is in force stays there.
+    pub fn failed(&mut self, error: &dyn Display) {
+        if !std::mem::replace(&mut self.failing, true) {
+            let served = self.routes.len();
+            warn!(source = %self.source, %error, served, "Failed to read the routes; what is in force stays there.");
         }
     }
 
-    /// Puts what a scan found into force, and returns it.
-    fn publish(&mut self, outcome: io::Result<Outcome>, routes: &Routes, metrics: &Metrics) -> Vec<Change> {
-        let (changes, faults) = match outcome {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                if !std::mem::replace(&mut self.failing, true) {
-                    warn!(dir = %self.dir.display(), %error, "Failed to read the routes; the last ones stay in force.");
-                }
-                return Vec::new();
-            }
-        };
-        self.failing = false;
-        for fault in faults {
+    /// The source can be read.
+    pub fn recovered(&mut self) {
+        if std::mem::replace(&mut self.failing, false) {
+            info!(source = %self.source, "The routes can be read again.");
+        }
+    }
+
+    /// When a Route that has disappeared will be dropped next; [`publish`](Self::publish) again then.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.table.next_expiry()
+    }
+
+    fn put_into_force(&self, changes: &[Change], faults: &[Fault]) {
+        let Self { source, table, routes, metrics, .. } = self;
+        for Fault { document, message, served } in faults {
             metrics.route_changed(RouteChange::Refused);
-            let served = fault.served;
-            warn!(file = %fault.document, error = %fault.message, served, "Refused a route.");
+            warn!(%document, error = %message, served, "Refused a route.");
         }
         let first = !routes.is_loaded();
-        routes.apply(&changes);
-        metrics.routes(routes.len() as u64, self.table.refused() as u64);
-        for change in &changes {
-            if let Some(route) = &change.route {
+        routes.apply(changes);
+        metrics.routes(routes.len() as u64, table.refused() as u64);
+        for Change { key, route } in changes {
+            if let Some(route) = route {
                 metrics.route_changed(RouteChange::Applied);
                 // Thousands at the start; one line below sums them up.
                 if !first {
-                    info!(channel = %change.key, generation = route.generation, digest = %route.digest(), "Took up a route.");
+                    info!(channel = %key, generation = route.generation, digest = %route.digest(), "Took up a route.");
                 }
             } else {
                 metrics.route_changed(RouteChange::Removed);
-                metrics.channel_removed(&change.key, Instant::now());
-                info!(channel = %change.key, "Dropped a route.");
+                metrics.channel_removed(key, Instant::now());
+                info!(channel = %key, "Dropped a route.");
             }
         }
         if first {
-            info!(dir = %self.dir.display(), routes = routes.len(), refused = self.table.refused(), "Loaded the routes.");
+            info!(%source, routes = routes.len(), refused = table.refused(), "Loaded the routes.");
         }
-        changes
-    }
-
-    fn scan(&mut self, now: Instant) -> io::Result<Outcome> {
-        let mut seen = Vec::new();
-        for entry in fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            // Hidden files are other people's: half-written ones, and the `..data` of a mounted ConfigMap.
-            let ours = !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml"));
-            if ours && let Some(what) = self.look(&name, &entry.path()) {
-                seen.push((name, what));
-            }
+        if first || !changes.is_empty() {
+            (self.changed)(changes);
         }
-        let names: HashSet<&str> = seen.iter().map(|(name, _)| name.as_str()).collect();
-        self.read.retain(|name, _| names.contains(name.as_str()));
-        Ok(self.table.update(seen, now))
-    }
-
-    /// `None`: it is gone, or not a file.
-    fn look(&mut self, name: &str, path: &Path) -> Option<Seen> {
-        // Follows links: the files of a mounted ConfigMap are links.
-        let metadata = match fs::metadata(path) {
-            Ok(metadata) if metadata.is_file() => metadata,
-            Ok(_) => return None,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(error) => return Some(self.unreadable(name, &error)),
-        };
-        if self.read.get(name) == Some(&stamp(&metadata)) {
-            return Some(Seen::Unchanged);
-        }
-        if metadata.len() > MAX_FILE_BYTES {
-            let error = io::Error::other(format!("a route has at most {MAX_FILE_BYTES} bytes"));
-            return Some(self.unreadable(name, &error));
-        }
-        match fs::read_to_string(path) {
-            Ok(text) => {
-                match settled(&metadata) {
-                    true => drop(self.read.insert(name.to_owned(), stamp(&metadata))),
-                    false => drop(self.read.remove(name)),
-                }
-                Some(Seen::Text(text))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => Some(self.unreadable(name, &error)),
-        }
-    }
-
-    fn unreadable(&mut self, name: &str, error: &io::Error) -> Seen {
-        self.read.remove(name);
-        Seen::Unreadable(error.to_string())
-    }
-}
-
-type Outcome = (Vec<Change>, Vec<crate::route_table::Fault>);
-
-/// Whether a later write would show in the stamp. The kernel's file clock ticks every few milliseconds, so a file that
-/// changed just now is read once more.
-fn settled(metadata: &Metadata) -> bool {
-    let age = metadata.modified().ok().and_then(|at| at.elapsed().ok());
-    age.is_some_and(|age| age > Duration::from_secs(1))
-}
-
-/// Reading the directory is an event too; only writing is news. Lost events (an error, a full queue) count as news.
-fn is_change(event: &notify::Result<notify::Event>) -> bool {
-    use notify::event::{AccessKind, AccessMode, EventKind};
-    match event {
-        Ok(event) => match event.kind {
-            EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
-            _ => true,
-        },
-        Err(_) => true,
-    }
-}
-
-/// The inode and the change time move with every write, rename and replacement, even within one second.
-fn stamp(metadata: &Metadata) -> Stamp {
-    (metadata.ino(), metadata.len(), metadata.ctime(), metadata.ctime_nsec())
-}
-
-/// Watches the directory, and again if it is another one than before. Without a watch the resync is all there is.
-fn watch(dir: &Path, watched: &mut Option<(u64, RecommendedWatcher)>, wake: &Arc<Notify>) {
-    let inode = fs::metadata(dir).map(|metadata| metadata.ino()).ok();
-    if watched.as_ref().map(|(inode, _)| *inode) == inode {
-        return;
-    }
-    *watched = inode.and_then(|inode| {
-        let wake = wake.clone();
-        let mut watcher = notify::recommended_watcher(move |event| {
-            if is_change(&event) {
-                wake.notify_one();
-            }
-        })
-        .inspect_err(|error| warn!(%error, "Failed to watch for changes of routes; looking every 5 s instead."))
-        .ok()?;
-        watcher.watch(dir, RecursiveMode::NonRecursive).ok()?;
-        Some((inode, watcher))
-    });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::route_table::tests::document;
-    use parking_lot::Mutex;
-    use std::os::unix::fs::symlink;
-    use tempfile::TempDir;
-    use tokio::task::JoinHandle;
-
-    /// The keys and retry times that were told, in order.
-    type Told = Vec<(String, Option<u32>)>;
-
-    struct Followed {
-        dir: TempDir,
-        routes: Arc<Routes>,
-        told: Arc<Mutex<Told>>,
-        task: JoinHandle<io::Error>,
-    }
-
-    impl Drop for Followed {
-        fn drop(&mut self) {
-            self.task.abort();
-        }
-    }
-
-    impl Followed {
-        fn new(dir: TempDir, path: PathBuf) -> Self {
-            let (routes, told) = (Arc::new(Routes::default()), Arc::<Mutex<Vec<_>>>::default());
-            let log = told.clone();
-            let changed = move |key: &str, route: Option<Arc<Route>>| {
-                log.lock().push((key.to_owned(), route.map(|route| route.events.retry_milliseconds)));
-            };
-            let files = RouteFiles::new(path);
-            let task = tokio::spawn(files.follow(routes.clone(), Metrics::new(0), changed));
-            Self { dir, routes, told, task }
-        }
-
-        /// As an operator does: written aside, then renamed.
-        fn write(&self, name: &str, text: &str) {
-            let aside = self.dir.path().join(".new");
-            fs::write(&aside, text).unwrap();
-            fs::rename(aside, self.dir.path().join(name)).unwrap();
-        }
-
-        async fn until(&self, what: &str, condition: impl Fn(&Routes) -> bool) {
-            let deadline = Instant::now() + Duration::from_secs(20);
-            while !condition(&self.routes) {
-                assert!(Instant::now() < deadline, "{what}; told: {:?}", self.told.lock());
-                tokio::task::yield_now().await;
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        }
-
-        fn retry(&self, key: &str) -> Option<u32> {
-            self.routes.get(key).map(|served| served.route.events.retry_milliseconds)
-        }
-    }
-
-    #[tokio::test]
-    async fn files_come_change_and_are_removed_while_the_gateway_runs() {
-        let dir = TempDir::new().unwrap();
-        fs::write(dir.path().join("a.yaml"), document("a", 1000, "Active")).unwrap();
-        fs::write(dir.path().join("notes.txt"), "not a route").unwrap();
-        let path = dir.path().to_owned();
-        let followed = Followed::new(dir, path);
-        followed.until("loaded", Routes::is_loaded).await;
-        assert_eq!((followed.retry("demo/a"), followed.routes.len()), (Some(1000), 1));
-        let usage = followed.routes.get("demo/a").unwrap().usage.clone();
-
-        followed.write("a.yaml", &document("a", 2000, "Active"));
-        followed.until("changed", |_| followed.retry("demo/a") == Some(2000)).await;
-        assert!(Arc::ptr_eq(&usage, &followed.routes.get("demo/a").unwrap().usage), "the counts go on");
-
-        followed.write("b.yaml", "garbage");
-        followed.write("a.yaml", &document("a", 3000, "Active"));
-        followed.until("changed beside garbage", |_| followed.retry("demo/a") == Some(3000)).await;
-
-        followed.write("a.yaml", &document("a", 3000, "Removed"));
-        followed.until("removed", Routes::is_empty).await;
-        let told = followed.told.lock().clone();
-        let a = |retry| ("demo/a".to_owned(), retry);
-        assert_eq!(told, [a(Some(1000)), a(Some(2000)), a(Some(3000)), a(None)]);
-    }
-
-    #[tokio::test]
-    async fn a_directory_that_comes_late_is_waited_for() {
-        let dir = TempDir::new().unwrap();
-        let path = dir.path().join("routes");
-        let followed = Followed::new(dir, path.clone());
-        tokio::task::yield_now().await;
-        assert!(!followed.routes.is_loaded());
-        fs::create_dir(&path).unwrap();
-        fs::write(path.join("a.yaml"), document("a", 1000, "Active")).unwrap();
-        followed.until("loaded", |routes| routes.len() == 1).await;
-    }
-
-    #[tokio::test]
-    async fn a_mounted_configmap_is_followed_through_its_links() {
-        let dir = TempDir::new().unwrap();
-        let volume = dir.path().to_owned();
-        let fill = |version: &str, retry| {
-            fs::create_dir(volume.join(version)).unwrap();
-            fs::write(volume.join(version).join("a.yaml"), document("a", retry, "Active")).unwrap();
-            symlink(version, volume.join("..tmp")).unwrap();
-            fs::rename(volume.join("..tmp"), volume.join("..data")).unwrap();
-        };
-        fill("..1", 1000);
-        symlink("..data/a.yaml", volume.join("a.yaml")).unwrap();
-        let followed = Followed::new(dir, volume.clone());
-        followed.until("loaded", |_| followed.retry("demo/a") == Some(1000)).await;
-        fill("..2", 2000);
-        followed.until("changed", |_| followed.retry("demo/a") == Some(2000)).await;
     }
 }

@@ -3,10 +3,11 @@
 //! Every task is owned here. The tasks of the core never end while the gateway serves; if one does, the process ends
 //! with an error, and whoever watches it starts a new one.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
@@ -14,14 +15,19 @@ use crate::accept::Port;
 use crate::admin::Admin;
 use crate::app::App;
 use crate::broker::{Broker, BrokerError, BrokerOptions};
-use crate::config::{Config, ConnectionLimits};
+use crate::config::{Config, ConnectionLimits, Source};
 use crate::connection::{Departure, Protocol};
 use crate::drain::{Drain, DrainTimes, Phase};
 use crate::hub::{Hub, HubSettings};
 use crate::listener::{ListenFailed, listen};
 use crate::metrics::Metrics;
+use crate::pulse::Pulse;
 use crate::room::Room;
-use crate::routes::{RouteFiles, Routes};
+use crate::route_files::RouteFiles;
+use crate::route_objects::{ClusterError, RouteObjects};
+use crate::route_table::{Change, RouteTable};
+use crate::routes::{RoutePublisher, Routes};
+use crate::service::Service;
 use crate::signal::{Ask, Signals};
 use crate::tls::{Tls, TlsError};
 
@@ -37,6 +43,9 @@ pub enum RunError {
     /// The address of NATS is none, or the login cannot be read.
     #[error(transparent)]
     Broker(#[from] BrokerError),
+    /// There is no cluster to read Routes from.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// A task that must not end has ended.
     #[error("{0} has ended")]
     Ended(&'static str),
@@ -65,6 +74,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     let (admin, public) = (listen(config.admin)?, listen(config.listen)?);
     let tls = config.tls.map(|files| Tls::open(files, metrics.clone())).transpose()?;
     let broker = Broker::connect(&BrokerOptions { nats: config.nats, name: NAME.to_owned() }, metrics.clone())?;
+    let core_link = broker.core();
     let hub = Hub::new(broker, metrics.clone(), HubSettings::default());
 
     let departure = Departure::default();
@@ -103,16 +113,45 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
             "the reader of the certificate"
         });
     }
-    let followed = {
-        let (routes, metrics, hub) = (routes.clone(), metrics.clone(), hub.clone());
-        let files = RouteFiles::new(config.routes);
-        async move {
-            let error = files.follow(routes, metrics, move |key, route| hub.route_changed(key, route)).await;
-            error!(%error, "Failed to follow the routes.");
-            "the reader of routes"
-        }
+    let mut about = HashMap::new();
+    let publisher = {
+        let (routes, metrics) = (routes.clone(), metrics.clone());
+        |source, table, changed| RoutePublisher::new(source, table, routes, metrics, changed)
     };
-    core.spawn(followed);
+    match config.source {
+        Source::Files(dir) => {
+            let hub = hub.clone();
+            let changed = Box::new(move |changes: &[Change]| told(&hub, changes));
+            let publisher = publisher(dir.display().to_string(), RouteTable::default(), changed);
+            core.spawn(async { ended(RouteFiles::new(dir).follow(publisher).await) });
+        }
+        Source::Cluster(sender) => {
+            let release = sender.release().clone();
+            about.insert("release".to_owned(), release.to_string());
+            about.insert("pod".to_owned(), sender.name().to_owned());
+            let objects = RouteObjects::connect(release.clone()).await?;
+            let pulse = Pulse::new(sender, routes.clone(), hub.clone());
+            let (hub, link) = (hub.clone(), core_link.clone());
+            core.spawn({
+                let pulse = pulse.clone();
+                async {
+                    pulse.beat(link).await;
+                    "the pulse"
+                }
+            });
+            let changed = Box::new(move |changes: &[Change]| {
+                told(&hub, changes);
+                pulse.changed(changes);
+            });
+            let publisher = publisher(format!("ConfigMaps of {release}"), RouteTable::of_release(release), changed);
+            core.spawn(async { ended(objects.follow(publisher).await) });
+        }
+    }
+    let service = Service { about, routes: routes.clone(), hub: hub.clone() };
+    core.spawn(async {
+        service.keep(core_link).await;
+        "the NATS service"
+    });
     let public = Port {
         name: "public",
         listener: public,
@@ -161,6 +200,19 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     }
     info!("Ended.");
     Ok(())
+}
+
+/// Tells the Hub whose Routes have changed.
+fn told(hub: &Hub, changes: &[Change]) {
+    for Change { key, route } in changes {
+        hub.route_changed(key, route.clone());
+    }
+}
+
+/// The reader of Routes has panicked.
+fn ended(error: JoinError) -> &'static str {
+    error!(%error, "Failed to follow the routes.");
+    "the reader of routes"
 }
 
 /// From the signal to the last stream's end.

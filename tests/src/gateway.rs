@@ -24,17 +24,28 @@ pub struct Gateway {
 // === impl Gateway ===
 
 impl Gateway {
-    /// Starts a gateway; [`Gateway::ready`] waits for it.
+    /// Starts a gateway that reads its Routes from a directory; [`Gateway::ready`] waits for it.
     pub fn start(name: &str, nats: &str, routes: &Path, arguments: &[String]) -> Self {
+        let program = Program::built(BINARY).named(name).arg("--routes").arg(routes);
+        Self::of(program, nats, arguments)
+    }
+
+    /// Starts a gateway that reads its Routes from a cluster: `--namespace` is among the arguments.
+    pub fn start_in_cluster(name: &str, nats: &str, kubeconfig: &Path, arguments: &[String]) -> Self {
+        let kubeconfig = kubeconfig.to_str().expect("the path is plain");
+        Self::of(Program::built(BINARY).named(name).env("KUBECONFIG", kubeconfig), nats, arguments)
+    }
+
+    fn of(program: Program, nats: &str, arguments: &[String]) -> Self {
         let (listen, admin) = (Port::free(), Port::free());
-        let program = Program::built(BINARY)
-            .named(name)
+        let program = program
             .args(["--nats", nats, "--listen", &listen.address().to_string(), "--admin", &admin.address().to_string()])
-            .arg("--routes")
-            .arg(routes)
             // A test that drains says so itself; all others must not wait for it.
             .args(["--drain-delay", "0s", "--drain-window", "1s"])
-            .env("TIDINGS_LOG", std::env::var("TIDINGS_LOG").unwrap_or_else(|_| "info".into()))
+            .env(
+                "TIDINGS_LOG",
+                std::env::var("TIDINGS_LOG").unwrap_or_else(|_| "info,kube_client=off,kube_runtime=off".into()),
+            )
             .args(arguments.iter().cloned());
         let process = Some(program.start());
         Self { program, process, listen, admin, tls: None }

@@ -5,6 +5,7 @@
 //! it stands in too many shells, and these tests create namespaces and cluster-wide roles.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -19,15 +20,15 @@ use crate::kube_namespace::KubeNamespace;
 use crate::kubectl::Kubectl;
 use crate::reaper::Reaper;
 
-/// A cluster with administrator's rights.
-#[derive(Debug)]
+/// A cluster with administrator's rights. A clone speaks of the same cluster, for as long as that runs.
+#[derive(Clone, Debug)]
 pub struct KubeCluster {
     kubeconfig: PathBuf,
     config: Kubeconfig,
     directory: PathBuf,
     kubectl: PathBuf,
     /// Of a user's cluster: what removes our files about it, credentials among them.
-    given: Option<Reaper>,
+    given: Option<Arc<Reaper>>,
 }
 
 /// The cluster that the tests of one binary share.
@@ -67,7 +68,13 @@ impl KubeCluster {
         config.current_context = Some(context.to_owned());
         let kubeconfig = directory.join("admin.kubeconfig");
         write_private(&kubeconfig, &serde_yaml::to_string(&config)?)?;
-        Ok(KubeCluster { kubeconfig, config, directory, kubectl: PathBuf::from("kubectl"), given: Some(files) })
+        Ok(KubeCluster {
+            kubeconfig,
+            config,
+            directory,
+            kubectl: PathBuf::from("kubectl"),
+            given: Some(Arc::new(files)),
+        })
     }
 
     /// Whether this is the user's cluster, where a test cleans up after itself and can stop nothing.

@@ -23,7 +23,7 @@ const GATEWAY: &str = "tidings-gateway";
 /// The release `tidings` in a namespace of its own.
 #[derive(Debug)]
 pub struct KubeRelease {
-    cluster: &'static KubeCluster,
+    cluster: KubeCluster,
     namespace: KubeNamespace,
     /// In the user's cluster, what is not in the namespace is removed by name.
     remove_with: Option<Kubectl>,
@@ -31,7 +31,7 @@ pub struct KubeRelease {
 
 impl KubeRelease {
     /// Installs the definition of Channels, and in a namespace `<prefix>-<random>` the service accounts and their rights.
-    pub async fn install(cluster: &'static KubeCluster, prefix: &str) -> Result<KubeRelease> {
+    pub async fn install(cluster: &KubeCluster, prefix: &str) -> Result<KubeRelease> {
         let namespace = cluster.namespace(prefix).await?;
         let kubectl = cluster.kubectl();
         let definition = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
@@ -39,11 +39,16 @@ impl KubeRelease {
         kubectl.run(&["wait", "--for=condition=Established", "--timeout=60s", "crd/channels.tidings.dev"]).await?;
         kubectl.run_with(&["apply", "-f", "-"], PEOPLE).await?;
         let remove_with = cluster.is_given().then(|| kubectl.clone());
-        let release = KubeRelease { cluster, namespace, remove_with };
+        let release = KubeRelease { cluster: cluster.clone(), namespace, remove_with };
         // The only place where the manifest's namespace stands for another one.
         let rights = RIGHTS.replace("tidings-system", release.namespace());
         kubectl.run_with(&["apply", "-f", "-"], &rights).await?;
         Ok(release)
+    }
+
+    /// The cluster it is in.
+    pub fn cluster(&self) -> &KubeCluster {
+        &self.cluster
     }
 
     /// Where it is installed.
@@ -74,7 +79,7 @@ impl KubeRelease {
 
     /// Creates the record of a gateway's pod, for a gateway process that the test runs.
     pub async fn gateway_pod(&self) -> Result<KubePod> {
-        KubePod::create(self.cluster, self.namespace(), GATEWAY, self.gateway_account()).await
+        KubePod::create(&self.cluster, self.namespace(), GATEWAY, self.gateway_account()).await
     }
 
     /// What an operator of this release connects with.

@@ -28,6 +28,7 @@ mod kube_network;
 mod kube_node;
 pub mod kube_pod;
 pub mod kube_release;
+pub mod kube_routes;
 pub mod kube_schemas;
 pub mod kube_site;
 pub mod kubectl;

@@ -14,7 +14,7 @@ use crate::wait::{PATIENCE, eventually};
 use crate::web::Request;
 
 /// A user and what it may do. Without users everybody may do everything.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct User {
     /// Its name, and its password.
     pub name: String,
@@ -22,6 +22,8 @@ pub struct User {
     pub publish: Option<Vec<String>>,
     /// Subjects it may subscribe to; absent means all.
     pub subscribe: Option<Vec<String>>,
+    /// Whether it may answer what it is asked, wherever the answer goes.
+    pub responses: bool,
 }
 
 /// How the servers are set up. What streams reserve (1 GiB each by default) is never short.
@@ -62,7 +64,7 @@ struct Node {
 impl User {
     /// Who may do everything.
     pub fn administrator() -> Self {
-        Self { name: "admin".to_owned(), publish: None, subscribe: None }
+        Self { name: "admin".to_owned(), publish: None, subscribe: None, responses: false }
     }
 
     /// Who may do what the documentation's configuration says, `gateway` or `operator`.
@@ -79,7 +81,8 @@ impl User {
             let (_, list) = list.expect("a list in brackets");
             list.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()
         };
-        Self { name: name.to_owned(), publish: Some(side("publish")), subscribe: Some(side("subscribe")) }
+        let responses = block.contains("allow_responses: true");
+        Self { name: name.to_owned(), publish: Some(side("publish")), subscribe: Some(side("subscribe")), responses }
     }
 }
 
@@ -316,14 +319,16 @@ fn configuration(
     }
     if !users.is_empty() {
         let _ = writeln!(text, "authorization {{ users: [");
-        for User { name, publish, subscribe } in users {
+        for User { name, publish, subscribe, responses } in users {
             let _ = write!(text, "  {{ user: {name}, password: {name}");
             if publish.is_some() || subscribe.is_some() {
                 let side = |subjects: &Option<Vec<String>>| match subjects {
                     Some(subjects) => format!("{subjects:?}"),
                     None => "[\">\"]".to_owned(),
                 };
-                let _ = write!(text, ", permissions: {{ publish: {}, subscribe: {} }}", side(publish), side(subscribe));
+                let (publish, subscribe) = (side(publish), side(subscribe));
+                let _ = write!(text, ", permissions: {{ publish: {publish}, subscribe: {subscribe}");
+                let _ = write!(text, ", allow_responses: {responses} }}");
             }
             let _ = writeln!(text, " }}");
         }
@@ -407,8 +412,13 @@ mod tests {
 
     #[tokio::test]
     async fn users_have_only_their_permissions() {
-        let admin = User { name: "admin".into(), publish: None, subscribe: None };
-        let guest = User { name: "guest".into(), publish: Some(vec!["open.>".into()]), subscribe: Some(vec![]) };
+        let admin = User { name: "admin".into(), ..User::default() };
+        let guest = User {
+            name: "guest".into(),
+            publish: Some(vec!["open.>".into()]),
+            subscribe: Some(vec![]),
+            ..User::default()
+        };
         let nats = Nats::start_with(NatsSettings { users: vec![admin, guest], ..Default::default() }).await;
         let (told, mut telling) = tokio::sync::mpsc::unbounded_channel();
         let options = async_nats::ConnectOptions::new().event_callback(move |event| {

@@ -514,9 +514,9 @@ async fn subjects_beside_the_own_need_a_grant_that_can_be_withdrawn() {
 async fn the_permissions_that_are_given_out_are_enough() {
     let publish = ["INFO.>", "LIST", "NAMES", "CREATE.*", "UPDATE.*", "DELETE.*"];
     let publish = publish.iter().map(|call| format!("$JS.API.STREAM.{call}")).collect();
-    let admin = User { name: "admin".into(), publish: None, subscribe: None };
+    let admin = User { name: "admin".into(), ..User::default() };
     let subscribe = Some(vec!["_INBOX_tidings_operator.>".to_owned()]);
-    let operator = User { name: "operator".into(), publish: Some(publish), subscribe };
+    let operator = User { name: "operator".into(), publish: Some(publish), subscribe, ..User::default() };
     let rig = Rig::start_with(NatsSettings { users: vec![admin, operator], ..NatsSettings::default() }).await;
     let manifest = delete("orders");
     rig.write(&manifest);

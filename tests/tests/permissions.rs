@@ -72,6 +72,12 @@ async fn the_documented_permissions_are_enough_for_everything() {
         assert_eq!(back.next_event().await.data, what);
     }
 
+    // Whoever asks `nats micro` is answered.
+    let client = site.nats.client().await;
+    for subject in ["$SRV.PING", "$SRV.INFO.tidings-gateway", "$SRV.STATS.tidings-gateway", "tidings-gateway.status"] {
+        eventually(PATIENCE, subject, || client.request(subject, "".into())).await;
+    }
+
     // The operator creates, changes and deletes streams.
     site.channel(values.clone().with("history/maxMessages", 500).with("cors/origins", json!(["https://a.example"])))
         .await;
