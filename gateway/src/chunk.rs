@@ -37,8 +37,9 @@ impl Chunk {
 
     /// Whether something behind `after` can have been removed from the front of the stream before it was read.
     ///
-    /// The server reads a batch message by message, and a purge can come in between. So what was read below the first
-    /// sequence proves nothing, unless it is without a hole. Above it, what is missing was deleted, has had a time to live,
+    /// A range may take several reads (a second replica or the leader for what the first did not know, single messages once
+    /// a reply has broken off), and a purge can come in between. So what was read below the first sequence proves nothing,
+    /// unless it is without a hole. Above it, what is missing was deleted, has had a time to live,
     /// or was replaced by a newer value: that is what the channel promises. To be asked before topics are filtered out.
     pub fn expired(&self, after: u64) -> Option<Expired> {
         let end = self.through.min(self.first.saturating_sub(1));

@@ -1,7 +1,8 @@
 //! The seam between what is replayed and what is live: every kind of position a client can come back with, while
 //! publications go on.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rand::Rng;
 use tidings_crds::position::{Epoch, Position, Stamp};
@@ -9,8 +10,12 @@ use tidings_tests::event_source::{EventSource, Settings as Client, events, seque
 use tidings_tests::installation::{Installation, Settings};
 use tidings_tests::ledger::{self, assert_faultless, gaps};
 use tidings_tests::manifest::Manifest;
+use tidings_tests::proxy::Fate;
 use tidings_tests::publisher::Publisher;
 use tidings_tests::seed::Seed;
+use tidings_tests::truth::Removal;
+use tidings_tests::wait::{PATIENCE, eventually, within};
+use tokio::sync::Notify;
 
 /// More than the 4,096 events that a gateway keeps of a channel in memory.
 const BEHIND: u64 = 5_000;
@@ -205,4 +210,45 @@ async fn many_clients_that_come_and_go_under_publications_lose_and_repeat_nothin
         assert_faultless(&truth, &request, &record);
         assert_eq!(gaps(&record), []);
     }
+}
+
+#[tokio::test]
+async fn a_purge_while_a_new_client_reads_the_stream_message_by_message_is_no_loss_without_a_word() {
+    let site = Settings::default().proxied().start().await;
+    let channel = site.channel(Manifest::public("seam").with("events/heartbeatSeconds", 1)).await;
+    let publisher = site.publisher(&channel).await;
+    publisher.fill("a", 20).await;
+    let mut truth = site.truth(&channel).await;
+    // The connection breaks before the stream's answer is there, so it is read from the leader one by one; the fifth
+    // message takes its time.
+    let (broken, reading) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let proxy = site.proxy.as_ref().expect("it was asked for");
+    proxy.tamper({
+        let (broken, reading) = (Arc::clone(&broken), Arc::clone(&reading));
+        move |message| {
+            if !message.subject.starts_with("tidings-live.") && message.header("Nats-Last-Sequence").is_some() {
+                broken.notify_one();
+                return Fate::Drop;
+            }
+            if !String::from_utf8_lossy(&message.payload).contains("\"seq\":5,") {
+                return Fate::Pass;
+            }
+            reading.notify_one();
+            Fate::Delay(Duration::from_secs(1))
+        }
+    });
+    let source = site.client(0, &channel, &[("from", "all")]).open();
+    within(PATIENCE, "the stream is read", broken.notified()).await;
+    proxy.disconnect();
+    eventually(PATIENCE, "the gateway notices", || async { !site.gateways[0].is_ready().await }).await;
+    proxy.heal();
+    within(PATIENCE, "it is read one by one", reading.notified()).await;
+    let since = Instant::now();
+    publisher.purge_below(15).await;
+    proxy.behave();
+    let last = publisher.publish("a", "end").await;
+    source.reaches(last).await;
+    truth.0[0].facts.range_mut(..15).for_each(|(_, fact)| fact.removed = Some((Removal::Front, since)));
+    truth.0[0].facts.extend(site.truth(&channel).await.0.remove(0).facts.split_off(&last));
+    assert_faultless(&truth, &ledger::Request::all(), &source.close());
 }
