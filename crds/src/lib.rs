@@ -7,7 +7,7 @@
 //!   [`claims`]: which subjects it may have. [`key`] names a Channel.
 //! - [`rule`]: what a specification must satisfy, in CEL and in Rust; [`definition`]: the
 //!   CustomResourceDefinition; [`schema`]: its schema, applied without an API server; [`fault`]: what is wrong
-//!   where; [`mod@reference`]: the page about it in the documentation.
+//!   where, and [`locate`] the line of it; [`mod@reference`]: the page about it in the documentation.
 //! - [`subject`], [`topic`], [`template`]: NATS subjects, the patterns over them, what subscribers filter by, and what
 //!   they are granted.
 //! - [`manifest`]: Channels written in files.
@@ -31,7 +31,7 @@ pub mod grants;
 pub mod history;
 pub mod key;
 pub mod limits;
-mod locate;
+pub mod locate;
 pub mod login;
 pub mod manifest;
 pub mod position;

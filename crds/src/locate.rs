@@ -19,7 +19,7 @@ pub(crate) enum Step<'p> {
 
 /// The line, counted from 1, of the field at `path` (as in `spec.subjects[0]`), or of the nearest thing above it that
 /// exists. `None` if the text cannot be read.
-pub(crate) fn line(text: &str, path: &str) -> Option<usize> {
+pub fn line(text: &str, path: &str) -> Option<usize> {
     let steps: Vec<Step<'_>> = steps(path).collect();
     let mut wanted = steps.as_slice();
     loop {

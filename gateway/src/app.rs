@@ -8,7 +8,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
@@ -19,13 +19,19 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use tracing::debug;
 
 use crate::access;
+use crate::authority::{Authority, Errand, Unknown};
 use crate::client::Client;
 use crate::config::RequestLimits;
 use crate::cors;
+use crate::credential::Credential;
 use crate::demo;
 use crate::drain::{Drain, Phase};
+use crate::grant::Action;
 use crate::hub::{Hub, Subscribe};
+use crate::lease::Lease;
+use crate::limit::{Clients, Place};
 use crate::metrics::{Metrics, Operation, PostOutcome, TurnedAway};
+use crate::principal::Caller;
 use crate::problem::{Problem, ProblemKind};
 use crate::publish::{self, Posted};
 use crate::reply::Reply;
@@ -38,12 +44,16 @@ use crate::subscribe::{Asked, OpenStream};
 pub struct App {
     /// The Routes in force.
     pub routes: Arc<Routes>,
+    /// Who requests come from.
+    pub authority: Arc<Authority>,
     /// Where streams come from and publications go to.
     pub hub: Hub,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Whether the process is on its way out.
     pub drain: Arc<Drain>,
+    /// What every client has in use.
+    pub clients: Arc<Clients>,
     /// How much room there is for connections.
     pub room: Arc<Room>,
     /// What a request may cost.
@@ -60,6 +70,8 @@ const MAX_URI_BYTES: usize = 8 << 10;
 
 /// One channel's request: all that is known before the channel is looked at.
 struct Call<'r> {
+    /// `namespace/name` of the path.
+    key: &'r str,
     uri: &'r Uri,
     headers: &'r HeaderMap,
     client: Client,
@@ -84,8 +96,8 @@ impl App {
             (Operation::Other, problem.into())
         } else if let Some(key) = key {
             let served = self.routes.get(&key);
-            let client = Client::of(peer.ip(), &headers, &self.limits.trusted_proxies);
-            let call = Call { uri: &uri, headers: &headers, client, served };
+            let client = Client::of(peer.ip(), &headers, &self.limits.trusted_proxies, self.limits.forwarded_header);
+            let call = Call { key: &key, uri: &uri, headers: &headers, client, served };
             let (operation, mut reply) = self.channel(&call, request).await;
             let cors = call.served.as_ref().map(|served| &served.route.cors);
             cors::allow(cors, &headers, reply.headers_mut());
@@ -126,23 +138,43 @@ impl App {
 
     async fn subscribe(&self, call: &Call<'_>, head: bool) -> Result<Reply, Problem> {
         let started = Instant::now();
-        let asked = Asked::parse(call.uri.query(), call.headers)?;
+        let rules = self.authority.rules();
+        let most = rules.settings().limits.topics_per_request;
+        let asked = Asked::parse(call.uri.query(), call.headers, most)?;
         if let Some(reply) = self.early(call) {
             return Ok(reply);
         }
-        let grant = call.served.as_ref().map(|served| &served.route.access.subscribe);
-        let topics = access::narrowed(&access::granted(grant)?, &asked.topics)?;
-        let Some(served) = &call.served else { return Err(Problem::unauthorized()) };
+        let revision = rules.revision();
+        let caller = match self.caller(call, Action::Subscribe).await {
+            Ok(caller) => caller,
+            Err(Unknown::Unavailable) => {
+                let delay = retry::jittered(retry::DEFAULT, &mut rand::rng());
+                return Ok(retry::later(call.headers, delay, UNCHECKED, false));
+            }
+            Err(unknown) => return Err(refusal(unknown)),
+        };
+        // What was decided before the token was checked may have changed meanwhile.
+        let Some(served) = &self.routes.get(call.key) else { return Err(Problem::not_granted()) };
+        let nothing = || not_granted(caller.as_ref(), Action::Subscribe);
+        let granted = access::granted(&served.route, Action::Subscribe, caller.as_ref()).ok_or_else(nothing)?;
+        let topics = granted.intersect(&asked.topics).ok_or_else(nothing)?;
         asked.fits(&served.route)?;
         if head {
             return Ok(OpenStream::head());
         }
-        let place = match self.place(served, call.client) {
+        let place = match self.place(served, self.client(call, caller.as_ref())) {
             Ok(place) => place,
             Err(reason) => return Ok(self.turn_away(call, served, reason)),
         };
-        match self.hub.subscribe(&served.route, Subscribe { topics, start: asked.start }).await {
+        let begins = (Instant::now(), SystemTime::now());
+        let lease = Lease::new((asked.topics, &granted), caller, rules.clone(), revision, begins, rand::random());
+        match self.hub.subscribe(&served.route, Subscribe { topics, start: asked.start }, lease).await {
             Ok(events) => {
+                // A Route that changed before the channel was open has not reached it.
+                let now = self.routes.get(call.key).map(|served| served.route.clone());
+                if now.as_ref().is_none_or(|now| !Arc::ptr_eq(now, &served.route)) {
+                    self.hub.route_changed(call.key, now);
+                }
                 self.metrics.subscribed_after(started.elapsed());
                 Ok(OpenStream::reply(events, place))
             }
@@ -153,8 +185,20 @@ impl App {
         }
     }
 
+    /// Who sent the request; nobody in particular, where everybody may. Until here nothing has depended on whether the
+    /// channel exists, and nothing in here does but that a public one asks for nothing.
+    async fn caller(&self, call: &Call<'_>, action: Action) -> Result<Option<Caller>, Unknown> {
+        if call.served.as_ref().is_some_and(|served| access::is_public(&served.route, action)) {
+            return Ok(None);
+        }
+        let (namespace, name) = call.key.split_once('/').unwrap_or_default();
+        let settings = self.authority.rules().settings();
+        let credential = Credential::of(call.uri, call.headers, &settings.cookie);
+        self.authority.identify(credential, Errand { action, namespace, name }).await.map(Some)
+    }
+
     /// The gateway's own limits first, then the channel's.
-    fn place(&self, served: &Served, client: Client) -> Result<crate::limit::Place, TurnedAway> {
+    fn place(&self, served: &Served, client: Client) -> Result<Place, TurnedAway> {
         if self.drain.phase() >= Phase::Draining {
             return Err(TurnedAway::Draining);
         }
@@ -162,7 +206,28 @@ impl App {
         if full || self.room.is_tight() {
             return Err(TurnedAway::Connections);
         }
-        served.usage.admit(&served.route.limits, client, Instant::now())
+        let (limits, now) = (&self.authority.rules().settings().limits, Instant::now());
+        let presence = self.clients.admit(&limits.client, client, now)?;
+        Ok(served.usage.admit(&limits.over(&served.route.limits), client, now)?.of(presence))
+    }
+
+    /// Whom limits count the request by.
+    fn client(&self, call: &Call<'_>, caller: Option<&Caller>) -> Client {
+        caller.and_then(|caller| caller.principal.fingerprint()).map_or(call.client, Client::Subject)
+    }
+
+    /// Counts one POST; how long to wait, if it is one too many.
+    fn post(&self, served: &Served, client: Client) -> Result<(), Duration> {
+        let (limits, now) = (&self.authority.rules().settings().limits, Instant::now());
+        self.clients.post(&limits.client, client, now)?;
+        served.usage.post(&limits.over(&served.route.limits), now)
+    }
+
+    /// Counts the bytes of one POST; how long to wait, if they are too many.
+    fn post_bytes(&self, served: &Served, client: Client, bytes: u64) -> Result<(), Duration> {
+        let (limits, now) = (&self.authority.rules().settings().limits, Instant::now());
+        self.clients.post_bytes(bytes, &limits.client, client, now)?;
+        served.usage.post_bytes(bytes, &limits.channel, now)
     }
 
     fn turn_away(&self, call: &Call<'_>, served: &Served, reason: TurnedAway) -> Reply {
@@ -170,6 +235,7 @@ impl App {
         let why = match reason {
             TurnedAway::Connections => "as many streams as allowed are open: come back later",
             TurnedAway::ConnectRate => "too many new streams at once: come back later",
+            TurnedAway::ClientRate => "this client opens streams too fast: come back later",
             TurnedAway::Client => "this client has as many streams open as allowed: close one",
             TurnedAway::Draining => "this gateway shuts down: come back, to another one",
             TurnedAway::Broker => "NATS does not answer: come back later",
@@ -201,10 +267,11 @@ impl App {
             let detail = "this gateway has just started: come back later";
             return Err(Problem::new(ProblemKind::Unavailable, detail).retry_after(1));
         }
-        let granted = access::granted(call.served.as_ref().map(|served| &served.route.access.publish))?;
-        let Some(served) = &call.served else { return Err(Problem::unauthorized()) };
-        if !granted.matches(&posted.topic) {
-            return Err(Problem::not_found("the channel does not let everybody publish to this topic"));
+        let caller = self.caller(call, Action::Publish).await.map_err(refusal)?;
+        let Some(served) = &self.routes.get(call.key) else { return Err(Problem::not_granted()) };
+        let granted = access::granted(&served.route, Action::Publish, caller.as_ref());
+        if !granted.is_some_and(|granted| granted.matches(&posted.topic)) {
+            return Err(not_granted(caller.as_ref(), Action::Publish));
         }
         let counts = served.metrics(&self.metrics);
         let count = |outcome: PostOutcome| {
@@ -214,13 +281,16 @@ impl App {
             }
         };
         posted.fits(&served.route).map_err(count(PostOutcome::Invalid))?;
-        if let Err(wait) = served.usage.post(&served.route.limits, Instant::now()) {
-            let problem = Problem::new(ProblemKind::TooManyRequests, "the channel's limit per second is reached");
-            return Err(count(PostOutcome::Limited)(problem.retry_after(wait.as_secs())));
-        }
+        let client = self.client(call, caller.as_ref());
+        let limited = |wait: Duration| {
+            let problem = Problem::new(ProblemKind::TooManyRequests, "a limit per second is reached: come back later");
+            count(PostOutcome::Limited)(problem.retry_after(wait.as_secs() + 1))
+        };
+        self.post(served, client).map_err(limited)?;
         let limit = self.limits.publish_bytes.min(served.route.events.max_event_bytes);
         let data =
             publish::data(request, limit, self.limits.body_timeout).await.map_err(count(PostOutcome::Invalid))?;
+        self.post_bytes(served, client, data.len() as u64).map_err(limited)?;
         let started = Instant::now();
         match self.hub.publish(&served.route, posted.with(data)).await {
             Ok(published) => {
@@ -234,6 +304,28 @@ impl App {
                 Err(count(outcome)(problem))
             }
         }
+    }
+}
+
+/// What is said while tokens cannot be checked.
+const UNCHECKED: &str = "tokens cannot be checked now: come back later";
+
+/// The answer to a request that nobody is known to have sent.
+fn refusal(unknown: Unknown) -> Problem {
+    match unknown {
+        Unknown::NoToken => Problem::unauthorized(),
+        Unknown::Token(fault) => Problem::bad_token(fault),
+        Unknown::Unavailable => Problem::new(ProblemKind::Unavailable, UNCHECKED).retry_after(3),
+    }
+}
+
+/// The answer to a request that is not granted. Nobody in particular sends one to a channel that is public, or was a moment
+/// ago, for topics that it does not open.
+fn not_granted(caller: Option<&Caller>, action: Action) -> Problem {
+    match (caller, action) {
+        (Some(_), _) => Problem::not_granted(),
+        (None, Action::Subscribe) => Problem::not_found("the channel grants none of these topics to everybody"),
+        (None, Action::Publish) => Problem::not_found("the channel does not let everybody publish to this topic"),
     }
 }
 

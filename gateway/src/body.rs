@@ -76,9 +76,14 @@ impl EventStream {
         if self.end.is_some() {
             return Poll::Ready(None);
         }
+        let instant = Instant::now();
         let leaves_at = self.channel().farewell().at(self.lot);
-        if leaves_at.is_some_and(|at| at <= Instant::now()) {
+        if leaves_at.is_some_and(|at| at <= instant) {
             return Poll::Ready(Some(self.last_words(EndReason::Shutdown)));
+        }
+        let channel = self.share.channel();
+        if let Some(reason) = self.subscriber.check(instant, channel.version(), || channel.route()) {
+            return Poll::Ready(Some(self.last_words(reason)));
         }
         if let Some(behind) = &mut self.behind
             && let Poll::Ready(chunk) = behind.poll_unpin(cx)
@@ -133,7 +138,7 @@ impl EventStream {
     fn rest(&mut self, cx: &mut Context<'_>, leaves_at: Option<Instant>) -> Poll<Option<Bytes>> {
         self.live = self.behind.is_none();
         let heartbeat = self.written + self.channel().heartbeat();
-        let due = leaves_at.map_or(heartbeat, |at| at.min(heartbeat));
+        let due = [leaves_at, self.subscriber.ends_at()].into_iter().flatten().fold(heartbeat, Instant::min);
         // A timer that goes off too early is set anew then: not at every event.
         if self.timer.deadline().into_std() > due {
             self.timer.as_mut().reset(due.into());
@@ -144,7 +149,8 @@ impl EventStream {
             } else if due == heartbeat {
                 return Poll::Ready(Some(self.subscriber.heartbeat()));
             } else {
-                return Poll::Ready(Some(self.last_words(EndReason::Shutdown)));
+                // Time to leave, or a token that has expired: both are asked for first of all.
+                return self.next(cx);
             }
         }
         Poll::Pending

@@ -41,6 +41,8 @@ pub struct LiveChannel {
     /// Ends the relay.
     pub stop: CancellationToken,
     route: ArcSwap<Route>,
+    /// How often the Route was replaced.
+    version: AtomicU64,
     fanout: Mutex<Fanout>,
     backfill: Arc<Backfill>,
     farewell: Arc<Farewell>,
@@ -96,6 +98,7 @@ impl LiveChannel {
             metrics,
             stop,
             route: ArcSwap::new(route),
+            version: AtomicU64::new(0),
             fanout: Mutex::new(fanout),
             backfill,
             farewell,
@@ -115,6 +118,13 @@ impl LiveChannel {
     /// Puts another version of the Route in force.
     pub fn set_route(&self, route: Arc<Route>) {
         self.route.store(route);
+        // Behind the store: whoever sees the new version sees the new Route.
+        self.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Grows with every [`LiveChannel::set_route`].
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// How publications become frames.

@@ -124,6 +124,8 @@ closed_set! {
         ConnectRate = "connect-rate",
         /// One client has as many streams as it may.
         Client = "client",
+        /// One client opens streams faster than it may.
+        ClientRate = "client-rate",
         /// The gateway shuts down.
         Draining = "draining",
         /// NATS is away, or did not answer in time.
@@ -142,7 +144,7 @@ closed_set! {
         Sent = "sent",
         /// Refused as the client wrote it: topic, size, headers.
         Invalid = "invalid",
-        /// Above the channel's limit per second.
+        /// Above a limit per second, of the channel or of the client.
         Limited = "limited",
         /// Refused by NATS.
         Refused = "refused",

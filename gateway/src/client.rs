@@ -1,17 +1,35 @@
-//! Who a request comes from: an address that limits per client are counted by.
+//! Who a request comes from, as limits per client count it: the subject of its token, or else an address.
 //!
-//! Behind proxies the TCP peer is the proxy. `--trusted-proxies` says whose `X-Forwarded-For` to believe; the client is
-//! the last address in it that is not such a proxy. Anybody can write anything before that.
+//! Behind proxies the TCP peer is the proxy. `--trusted-proxies` says whose word to believe, and `--forwarded-header` which
+//! header they write; the client is the last address in it that is not such a proxy. Anybody can write anything before that, and
+//! into the other header.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use clap::ValueEnum;
+use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName};
 
-/// A client, as limits count it: an IPv4 address, or the /64 that an IPv6 host can choose its addresses from.
+/// A client, as limits count it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Client(IpAddr);
+pub enum Client {
+    /// An IPv4 address, or the /64 that an IPv6 host can choose its addresses from.
+    Address(IpAddr),
+    /// The subject of a token, by its fingerprint.
+    Subject(u128),
+}
+
+/// Which header trusted proxies write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For: client, proxy`.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded: for=client, for=proxy` (RFC 7239).
+    Forwarded,
+}
 
 /// A network: an address and how many of its leading bits count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,17 +49,21 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 impl Client {
     /// The client behind a TCP peer and the headers of its request.
-    pub fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> Self {
+    pub fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[Network], header: ForwardedHeader) -> Self {
         let is_proxy = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
         if !is_proxy(peer) {
             return Self::from(peer);
         }
-        let lines = headers.get_all(FORWARDED_FOR).iter().rev();
+        let (name, hop): (_, fn(&str) -> Option<IpAddr>) = match header {
+            ForwardedHeader::XForwardedFor => (FORWARDED_FOR, address),
+            ForwardedHeader::Forwarded => (FORWARDED, forwarded_for),
+        };
+        let lines = headers.get_all(name).iter().rev();
         let hops = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
         let mut client = peer;
-        for hop in hops {
+        for text in hops {
             // What cannot be read ends the chain: before it, nothing can be believed.
-            let Some(address) = address(hop.trim()) else { break };
+            let Some(address) = hop(text.trim()) else { break };
             client = address;
             if !is_proxy(address) {
                 break;
@@ -57,9 +79,16 @@ fn address(text: &str) -> Option<IpAddr> {
     bare.unwrap_or(text).parse().ok().or_else(|| text.rsplit_once(':')?.0.parse::<Ipv4Addr>().ok().map(IpAddr::V4))
 }
 
+/// The `for` of one element of `Forwarded` (RFC 7239, section 4). Names that proxies make up for themselves are no addresses.
+fn forwarded_for(element: &str) -> Option<IpAddr> {
+    let mut pairs = element.split(';').filter_map(|pair| pair.trim().split_once('='));
+    let (_, node) = pairs.find(|(name, _)| name.eq_ignore_ascii_case("for"))?;
+    address(node.trim_matches('"'))
+}
+
 impl From<IpAddr> for Client {
     fn from(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
+        Self::Address(match address.to_canonical() {
             IpAddr::V6(six) => IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() & (u128::MAX << 64))),
             four => four,
         })
@@ -68,9 +97,10 @@ impl From<IpAddr> for Client {
 
 impl fmt::Display for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            IpAddr::V4(address) => address.fmt(f),
-            IpAddr::V6(network) => write!(f, "{network}/64"),
+        match self {
+            Self::Address(IpAddr::V4(address)) => address.fmt(f),
+            Self::Address(IpAddr::V6(network)) => write!(f, "{network}/64"),
+            Self::Subject(fingerprint) => write!(f, "subject {fingerprint:032x}"),
         }
     }
 }
@@ -138,16 +168,40 @@ mod tests {
         ] {
             let headers: HeaderMap =
                 forwarded.iter().map(|value| (FORWARDED_FOR, HeaderValue::from_static(value))).collect();
-            assert_eq!(Client::of(ip(peer), &headers, &trusted).to_string(), client, "{peer} {forwarded:?}");
+            let found = Client::of(ip(peer), &headers, &trusted, ForwardedHeader::XForwardedFor).to_string();
+            assert_eq!(found, client, "{peer} {forwarded:?}");
+        }
+    }
+
+    #[test]
+    fn the_standard_header_is_read_where_it_is_the_one_that_proxies_write() {
+        let trusted: Vec<Network> = vec!["10.0.0.0/8".parse().unwrap()];
+        for (forwarded, client) in [
+            (&["for=203.0.113.9"][..], "203.0.113.9"),
+            (&["for=6.6.6.6, For=\"203.0.113.9:4711\";proto=https;by=10.0.0.1, for=10.1.1.1"], "203.0.113.9"),
+            (&["for=6.6.6.6", "by=x; for=\"[2001:db8::1]:4711\""], "2001:db8::/64"),
+            (&["for=6.6.6.6, for=_hidden"], "10.0.0.1"),
+            (&["for=6.6.6.6, for=unknown, for=10.1.1.1"], "10.1.1.1"),
+            (&["203.0.113.9"], "10.0.0.1"),
+            (&["proto=https"], "10.0.0.1"),
+        ] {
+            let mut headers: HeaderMap =
+                forwarded.iter().map(|value| (FORWARDED, HeaderValue::from_static(value))).collect();
+            headers.insert(FORWARDED_FOR, HeaderValue::from_static("198.51.100.7"));
+            let found = |header| Client::of(ip("10.0.0.1"), &headers, &trusted, header).to_string();
+            assert_eq!(found(ForwardedHeader::Forwarded), client, "{forwarded:?}");
+            assert_eq!(found(ForwardedHeader::XForwardedFor), "198.51.100.7", "the other one is anybody's");
         }
     }
 
     proptest! {
         #[test]
         fn no_header_panics_and_without_trust_none_counts(header in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let headers: HeaderMap = HeaderValue::from_bytes(&header).map(|v| (FORWARDED_FOR, v)).into_iter().collect();
-            let _ = Client::of(ip("10.0.0.1"), &headers, &["0.0.0.0/0".parse().unwrap()]);
-            prop_assert_eq!(Client::of(ip("10.0.0.1"), &headers, &[]), Client::from(ip("10.0.0.1")));
+            for (name, read) in [(FORWARDED_FOR, ForwardedHeader::XForwardedFor), (FORWARDED, ForwardedHeader::Forwarded)] {
+                let headers: HeaderMap = HeaderValue::from_bytes(&header).map(|v| (name, v)).into_iter().collect();
+                let _ = Client::of(ip("10.0.0.1"), &headers, &["0.0.0.0/0".parse().unwrap()], read);
+                prop_assert_eq!(Client::of(ip("10.0.0.1"), &headers, &[], read), Client::from(ip("10.0.0.1")));
+            }
         }
     }
 

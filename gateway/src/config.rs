@@ -11,7 +11,7 @@ use clap::{ArgGroup, Parser, ValueEnum};
 use tidings_crds::beat::Sender;
 use tidings_crds::release::Release;
 
-use crate::client::Network;
+use crate::client::{ForwardedHeader, Network};
 use crate::drain::DrainTimes;
 use crate::login::{NatsArguments, NatsSettings};
 use crate::tls::TlsFiles;
@@ -54,6 +54,9 @@ pub struct Arguments {
     /// With --namespace: the uid of this pod, by which the operator knows it [default: a random one]
     #[arg(long, env = "TIDINGS_POD_UID", value_name = "UID", value_parser = pod)]
     pod_uid: Option<String>,
+    /// The settings that are lists: issuers of tokens, the deny list, limits
+    #[arg(long, env = "TIDINGS_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Serve a small demo page at /
     #[arg(long, env = "TIDINGS_DEMO")]
     demo: bool,
@@ -86,9 +89,12 @@ pub struct Arguments {
     /// The largest POST; a channel's maxEventBytes can only be smaller
     #[arg(long, env = "TIDINGS_MAX_PUBLISH_BYTES", value_name = "SIZE", default_value = "1Mi", value_parser = unit::bytes)]
     max_publish_bytes: u64,
-    /// Whose X-Forwarded-For to believe: addresses and networks, separated by commas
+    /// Whose word about a client's address to believe: addresses and networks, separated by commas
     #[arg(long, env = "TIDINGS_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',')]
     trusted_proxies: Vec<Network>,
+    /// Which header these write; the other one is never looked at
+    #[arg(long, env = "TIDINGS_FORWARDED_HEADER", value_name = "NAME", default_value = "x-forwarded-for")]
+    forwarded_header: ForwardedHeader,
     /// How many channels get a label of their own in the metrics; 0 leaves the label out
     #[arg(long, env = "TIDINGS_METRICS_CHANNELS", value_name = "N", default_value_t = 200)]
     metrics_channels: usize,
@@ -141,6 +147,8 @@ pub struct Config {
     pub admin: Listen,
     /// Where Routes come from.
     pub source: Source,
+    /// The settings file.
+    pub settings: Option<PathBuf>,
     /// Whether `/` is the demo page.
     pub demo: bool,
     /// How the process leaves.
@@ -188,8 +196,10 @@ pub struct RequestLimits {
     pub body_timeout: Duration,
     /// The largest body of a POST.
     pub publish_bytes: u64,
-    /// Whose `X-Forwarded-For` is believed.
+    /// Whose word about a client's address is believed.
     pub trusted_proxies: Vec<Network>,
+    /// Which header they write.
+    pub forwarded_header: ForwardedHeader,
 }
 
 // === impl Listen ===
@@ -288,6 +298,7 @@ impl From<Arguments> for Config {
             }),
             admin: arguments.admin,
             source: Source::new(arguments.routes, arguments.namespace, &arguments.release, pod),
+            settings: arguments.config,
             demo: arguments.demo,
             drain: DrainTimes { delay: arguments.drain_delay, window: arguments.drain_window },
             connections: ConnectionLimits {
@@ -301,6 +312,7 @@ impl From<Arguments> for Config {
                 body_timeout: arguments.body_timeout,
                 publish_bytes: arguments.max_publish_bytes,
                 trusted_proxies: arguments.trusted_proxies,
+                forwarded_header: arguments.forwarded_header,
             },
             metrics_channels: arguments.metrics_channels,
             log: arguments.log,

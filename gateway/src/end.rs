@@ -17,6 +17,10 @@ closed_set! {
         ChannelDeleted = "channel-deleted",
         /// The Channel changed in a way that concerns this stream: its access, its source or its topics.
         ChannelChanged = "channel-changed",
+        /// What the Channel grants to the bearer of the token is no longer what the stream shows; the client comes back for it.
+        AccessChanged = "access-changed",
+        /// What let the stream in no longer holds: the Channel grants nothing, the token is denied, the right was withdrawn.
+        AccessRevoked = "access-revoked",
         /// NATS could not be asked for what the stream needs next; the client comes back with its position.
         BrokerUnavailable = "broker-unavailable",
         /// The client closed the connection.

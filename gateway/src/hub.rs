@@ -21,12 +21,13 @@ use crate::broker::{Broker, Outgoing, SendError};
 use crate::channel::{LiveChannel, Parts, Share};
 use crate::end::EndReason;
 use crate::farewell::Farewell;
+use crate::lease::Lease;
 use crate::log::LogLimits;
 use crate::metrics::Metrics;
 use crate::publication::{EventType, EventTypeError};
 use crate::reader::{ReadError, Reader};
 use crate::relay;
-use crate::resume::{Snapshots, seat};
+use crate::resume::{Seated, Snapshots, seat};
 use crate::wire::Wire;
 
 pub use crate::resume::{FromWhere, StartAt};
@@ -144,12 +145,20 @@ impl Hub {
         hub
     }
 
-    /// Opens a stream: the channel first, if nobody here listens to it yet.
-    pub async fn subscribe(&self, route: &Arc<Route>, request: Subscribe) -> Result<EventStream, SubscribeError> {
+    /// Opens a stream: the channel first, if nobody here listens to it yet. It lasts as long as its lease.
+    pub async fn subscribe(
+        &self,
+        route: &Arc<Route>,
+        request: Subscribe,
+        lease: Lease,
+    ) -> Result<EventStream, SubscribeError> {
         let share = self.share(route);
-        let seated = tokio::time::timeout(self.inner.settings.patience, self.seat(&share, request)).await;
+        let discreet = lease.is_restricted();
+        let seated = tokio::time::timeout(self.inner.settings.patience, self.seat(&share, request, discreet)).await;
         match seated {
-            Ok(seated) => Ok(EventStream::new(share, seated)),
+            Ok(Seated { subscriber, opening }) => {
+                Ok(EventStream::new(share, Seated { subscriber: subscriber.under(lease), opening }))
+            }
             Err(_) => Err(SubscribeError::Unavailable),
         }
     }
@@ -185,10 +194,15 @@ impl Hub {
             None => EndReason::ChannelDeleted,
             Some(route) => {
                 let before = channel.route();
-                let same =
-                    before.source == route.source && before.topics == route.topics && before.access == route.access;
-                if same {
-                    return channel.set_route(route);
+                if before.source == route.source && before.topics == route.topics {
+                    let access = before.access != route.access || before.cors != route.cors;
+                    channel.set_route(route);
+                    drop(channels);
+                    // Every stream looks for itself whether it is still what its subscriber may have.
+                    if access {
+                        channel.wake_all();
+                    }
+                    return;
                 }
                 EndReason::ChannelChanged
             }
@@ -197,6 +211,15 @@ impl Hub {
         self.inner.metrics.channels_open(channels.len() as u64);
         drop(channels);
         channel.end(reason);
+    }
+
+    /// The rules have changed: every stream of one channel, or of all, looks whether it may go on.
+    pub fn recheck(&self, key: Option<&str>) {
+        let concerned = match key {
+            Some(key) => self.inner.channels.lock().get(key).cloned().into_iter().collect(),
+            None => self.open(),
+        };
+        concerned.iter().for_each(|channel| channel.wake_all());
     }
 
     /// Whether NATS is connected.
@@ -238,11 +261,12 @@ impl Hub {
     }
 
     /// Tries until it works; the caller gives up in time.
-    async fn seat(&self, share: &Share, request: Subscribe) -> crate::resume::Seated {
+    async fn seat(&self, share: &Share, request: Subscribe, discreet: bool) -> Seated {
         let channel = share.channel();
         channel.until_open().await;
         loop {
-            match seat(channel, request.topics.clone(), request.start.clone(), &self.inner.snapshots).await {
+            let Subscribe { topics, start } = request.clone();
+            match seat(channel, topics, start, discreet, &self.inner.snapshots).await {
                 Ok(seated) => return seated,
                 Err(ReadError::Replaced) => channel.look(),
                 Err(error) => tracing::debug!(channel = channel.key, %error, "A subscriber waits for NATS."),

@@ -6,8 +6,12 @@
 //! - Connections: [`listener`] → [`accept`], as many as there is [`room`] for → [`tls`] ([`certificate`], [`der`]) where it is
 //!   on → [`connection`], HTTP/1.1 or HTTP/2.
 //! - Requests: [`app`] on the public port, [`admin`] on the other. [`subscribe`] and [`publish`] read what is asked for
-//!   ([`query`]); [`access`], [`limit`] ([`client`], [`rate`]) and [`cors`] decide. The answer is a stream, a [`problem`],
+//!   ([`query`]); [`access`], [`limit`] ([`client`], [`rate`], [`quota`]) and [`cors`] decide. The answer is a stream, a [`problem`],
 //!   or a [`retry`] for whoever should come back; [`reply`] is their type. [`demo`] is one page.
+//! - Tokens: a [`credential`] is put to the [`authority`], which holds the [`token`] against the [`keyring`] of its
+//!   [`issuer`] ([`keys`], [`fetch`]) or asks the cluster ([`review`], [`reviews`]). It finds a [`principal`] with [`claims`]; [`grant`]
+//!   and [`access`] say which topics those give, and a [`lease`] for how long. [`settings`], [`settings_file`], [`rules`], [`denied`],
+//!   [`file`](mod@file) are the administrator's.
 //! - Routes: [`route_files`] follows a directory, [`route_objects`] the ConfigMaps of a namespace; [`route_table`] decides
 //!   what is in force, [`routes`] puts it there.
 //! - What the operator hears: [`beats`] decides when and what, [`pulse`] sends it. [`service`] answers `nats micro`.
@@ -22,6 +26,7 @@ pub mod accept;
 pub mod access;
 pub mod admin;
 pub mod app;
+pub mod authority;
 pub mod backfill;
 pub mod beats;
 pub mod body;
@@ -30,52 +35,70 @@ pub mod certificate;
 pub mod channel;
 pub mod channel_metrics;
 pub mod chunk;
+pub mod claims;
 pub mod client;
 pub mod config;
 pub mod connection;
 pub mod cors;
+pub mod credential;
 pub mod demo;
+pub mod denied;
 pub mod der;
 pub mod drain;
 pub mod end;
 pub mod fanout;
 pub mod farewell;
 pub mod feed;
+pub mod fetch;
+pub mod file;
 pub mod frame;
+pub mod grant;
 pub mod hub;
 pub mod index;
 pub mod ingest;
 pub mod instrument;
+pub mod issuer;
+pub mod keyring;
+pub mod keys;
 pub mod label;
+pub mod lease;
 pub mod limit;
 pub mod link;
 pub mod listener;
 pub mod log;
 pub mod login;
 pub mod metrics;
+pub mod principal;
 pub mod problem;
 pub mod process;
 pub mod publication;
 pub mod publish;
 pub mod pulse;
 pub mod query;
+pub mod quota;
 pub mod rate;
 pub mod reader;
 pub mod relay;
 pub mod reply;
 pub mod resume;
 pub mod retry;
+pub mod review;
+pub mod reviews;
 pub mod room;
 pub mod route_files;
 pub mod route_objects;
 pub mod route_table;
 pub mod routes;
+pub mod rules;
 pub mod run;
 pub mod service;
+pub mod settings;
+pub mod settings_file;
 pub mod signal;
 pub mod subscribe;
 pub mod subscriber;
 pub mod telemetry;
 pub mod tls;
+pub mod token;
 pub mod unit;
 pub mod wire;

@@ -1,6 +1,7 @@
-//! The limits of one channel in this process: open streams, streams of one client, new streams and POSTs per second.
+//! The limits of one channel in this process, and of one client over all channels: open streams, new streams and POSTs
+//! per second.
 //!
-//! The counts outlive a changed Route; the limits they are held against are those of the Route in force.
+//! The counts outlive a changed Route and changed settings; what they are held against is what is in force.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,6 +13,7 @@ use tidings_crds::route::RouteLimits;
 
 use crate::client::Client;
 use crate::metrics::TurnedAway;
+use crate::quota::Quota;
 use crate::rate::Rate;
 
 /// What one channel has in use.
@@ -24,13 +26,37 @@ struct Counts {
     clients: HashMap<Client, u32>,
     connects: Rate,
     posts: Rate,
+    bytes: Rate,
 }
+
+/// What every client has in use, over all channels.
+#[derive(Debug, Default)]
+pub struct Clients(Mutex<Crowd>);
+
+#[derive(Debug, Default)]
+struct Crowd {
+    clients: HashMap<Client, Counts>,
+    /// How many there may be before those are looked for that have left.
+    sweep_at: usize,
+}
+
+/// A client's place among all of them; free again when it is dropped.
+#[derive(Debug)]
+pub struct Presence {
+    clients: Arc<Clients>,
+    client: Client,
+}
+
+/// Below this nobody is looked for.
+const CROWD: usize = 1024;
 
 /// The place of one open stream; free again when it is dropped.
 #[derive(Debug)]
 pub struct Place {
     usage: Arc<Usage>,
     client: Client,
+    /// Its place among all clients, given up with this one.
+    _presence: Option<Presence>,
 }
 
 // === impl Usage ===
@@ -51,12 +77,17 @@ impl Usage {
         }
         counts.open = counts.open.saturating_add(1);
         counts.clients.insert(client, own.saturating_add(1));
-        Ok(Place { usage: self.clone(), client })
+        Ok(Place { usage: self.clone(), client, _presence: None })
     }
 
     /// Counts one POST, or says how long to wait.
     pub fn post(&self, limits: &RouteLimits, now: Instant) -> Result<(), Duration> {
         limits.publish_per_second.map_or(Ok(()), |most| self.0.lock().posts.take(most, now))
+    }
+
+    /// Counts the bytes of a POST, or says how long to wait.
+    pub fn post_bytes(&self, bytes: u64, quota: &Quota, now: Instant) -> Result<(), Duration> {
+        quota.publish_bytes_per_second.map_or(Ok(()), |most| self.0.lock().bytes.take_many(bytes, most, now))
     }
 
     /// The open streams.
@@ -65,7 +96,77 @@ impl Usage {
     }
 }
 
+// === impl Clients ===
+
+impl Clients {
+    /// Counts one more stream of a client, or says which limit is in the way.
+    pub fn admit(self: &Arc<Self>, quota: &Quota, client: Client, now: Instant) -> Result<Presence, TurnedAway> {
+        let mut crowd = self.0.lock();
+        let counts = crowd.of(client, now);
+        if quota.connections.is_some_and(|most| counts.open >= most) {
+            return Err(TurnedAway::Client);
+        }
+        if quota.connects_per_second.is_some_and(|most| counts.connects.take(most, now).is_err()) {
+            return Err(TurnedAway::ClientRate);
+        }
+        counts.open = counts.open.saturating_add(1);
+        Ok(Presence { clients: self.clone(), client })
+    }
+
+    /// Counts one POST of a client, or says how long to wait.
+    pub fn post(&self, quota: &Quota, client: Client, now: Instant) -> Result<(), Duration> {
+        quota.publish_per_second.map_or(Ok(()), |most| self.0.lock().of(client, now).posts.take(most, now))
+    }
+
+    /// Counts the bytes of a POST, or says how long to wait.
+    pub fn post_bytes(&self, bytes: u64, quota: &Quota, client: Client, now: Instant) -> Result<(), Duration> {
+        let most = quota.publish_bytes_per_second;
+        most.map_or(Ok(()), |most| self.0.lock().of(client, now).bytes.take_many(bytes, most, now))
+    }
+}
+
+// === impl Crowd ===
+
+impl Crowd {
+    /// The counts of a client. Those who have left and owe nothing are forgotten whenever their number has doubled.
+    fn of(&mut self, client: Client, now: Instant) -> &mut Counts {
+        if self.clients.len() >= self.sweep_at.max(CROWD) {
+            self.clients.retain(|_, counts| counts.is_needed(now));
+            self.clients.shrink_to(CROWD);
+            self.sweep_at = self.clients.len() * 2;
+        }
+        self.clients.entry(client).or_default()
+    }
+}
+
+// === impl Counts ===
+
+impl Counts {
+    fn is_needed(&self, now: Instant) -> bool {
+        self.open > 0 || ![&self.connects, &self.posts, &self.bytes].iter().all(|rate| rate.is_idle(now))
+    }
+}
+
+// === impl Presence ===
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let mut crowd = self.clients.0.lock();
+        if let Entry::Occupied(mut own) = crowd.clients.entry(self.client) {
+            own.get_mut().open = own.get().open.saturating_sub(1);
+        }
+    }
+}
+
 // === impl Place ===
+
+impl Place {
+    /// The same, with the client's place among all clients.
+    pub fn of(mut self, presence: Presence) -> Self {
+        self._presence = Some(presence);
+        self
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -121,6 +222,50 @@ mod tests {
         assert!(places.iter().all(Result::is_ok));
         assert_eq!(usage.open(), 5_000);
         assert_eq!(usage.post(&RouteLimits::default(), now), Ok(()));
+    }
+
+    #[test]
+    fn a_client_is_limited_over_all_channels() {
+        let (clients, now) = (Arc::new(Clients::default()), Instant::now());
+        let quota = Quota {
+            connections: Some(2),
+            connects_per_second: Some(3),
+            publish_per_second: Some(1),
+            publish_bytes_per_second: Some(10),
+        };
+        let first = clients.admit(&quota, client(1), now).unwrap();
+        let _second = clients.admit(&quota, client(1), now).unwrap();
+        assert_eq!(clients.admit(&quota, client(1), now).unwrap_err(), TurnedAway::Client);
+        assert!(clients.admit(&quota, client(2), now).is_ok(), "another one");
+        drop(first);
+        let _third = clients.admit(&quota, client(1), now).unwrap();
+        drop(_second);
+        assert_eq!(clients.admit(&quota, client(1), now).unwrap_err(), TurnedAway::ClientRate);
+        assert_eq!(clients.post(&quota, client(1), now), Ok(()));
+        assert!(clients.post(&quota, client(1), now).is_err());
+        assert_eq!(clients.post_bytes(10, &quota, client(1), now), Ok(()));
+        assert!(clients.post_bytes(1, &quota, client(1), now).is_err());
+        assert!(clients.admit(&Quota::default(), client(1), now).is_ok());
+    }
+
+    #[test]
+    fn a_crowd_that_has_left_is_forgotten() {
+        let (clients, now) = (Arc::new(Clients::default()), Instant::now());
+        let quota = Quota { publish_per_second: Some(1), ..Quota::default() };
+        let many = |from: u32, at: Instant| {
+            for n in from..from + 5_000 {
+                let _ = clients.post(&quota, Client::from(IpAddr::from(n.to_be_bytes())), at);
+            }
+        };
+        let stays = clients.admit(&quota, client(1), now).unwrap();
+        many(0, now);
+        for minute in 1..10 {
+            many(5_000 * minute, now + Duration::from_secs(60 * u64::from(minute)));
+        }
+        let known = clients.0.lock().clients.len();
+        assert!(known < 20_000, "{known} of 50,000");
+        assert!(clients.0.lock().clients.contains_key(&client(1)));
+        drop(stays);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::channel_metrics::ChannelLabels;
 use crate::instrument::{Counter, Counters, Gauge, Grid, Histogram, write};
 use crate::label::closed_set;
 use crate::process::Process;
+use crate::token::TokenFault;
 
 pub use crate::channel_metrics::{Backfill, ChannelMetrics, GapReason, InvalidMessage, PostOutcome, TurnedAway};
 
@@ -53,6 +54,13 @@ struct Totals {
     requests: Grid<Operation, Answer>,
     subscribe_seconds: Histogram,
     publish_seconds: Histogram,
+    tokens_accepted: Counter,
+    tokens_refused: Counters<TokenFault>,
+    tokens_unchecked: Counter,
+    key_reads: Counters<KeyRead>,
+    settings_changes: Counters<SettingsChange>,
+    reviews: Counters<Review>,
+    reviews_failed: Counters<Review>,
 }
 
 /// The `Content-Type` of [`Metrics::text`].
@@ -89,6 +97,36 @@ closed_set! {
         Refused = "refused",
         /// Gone: marked as removed, or missing for longer than the grace.
         Removed = "removed",
+    }
+}
+
+closed_set! {
+    /// What the Kubernetes API server was asked.
+    pub enum Review {
+        /// Whose token it is.
+        Token = "token",
+        /// What its bearer may do.
+        Access = "access",
+    }
+}
+
+closed_set! {
+    /// How a look at an issuer's keys ended.
+    pub enum KeyRead {
+        /// Keys were there.
+        Taken = "taken",
+        /// No answer, or none that holds keys; the last ones stay.
+        Failed = "failed",
+    }
+}
+
+closed_set! {
+    /// What became of a change of the settings file.
+    pub enum SettingsChange {
+        /// In force.
+        Applied = "applied",
+        /// Not readable; the last good settings stay.
+        Refused = "refused",
     }
 }
 
@@ -318,6 +356,39 @@ impl Metrics {
         self.totals.subscribe_seconds.observe(took);
     }
 
+    /// A request came with a good token.
+    pub fn token_accepted(&self) {
+        self.totals.tokens_accepted.one();
+    }
+
+    /// A request came with a token that is not good.
+    pub fn token_refused(&self, fault: TokenFault) {
+        self.totals.tokens_refused.one(fault);
+    }
+
+    /// A request came with a token that could not be checked.
+    pub fn token_unchecked(&self) {
+        self.totals.tokens_unchecked.one();
+    }
+
+    /// The keys of an issuer were looked at.
+    pub fn keys_read(&self, read: KeyRead) {
+        self.totals.key_reads.one(read);
+    }
+
+    /// The Kubernetes API server was asked, and answered or not.
+    pub fn reviewed(&self, what: Review, answered: bool) {
+        self.totals.reviews.one(what);
+        if !answered {
+            self.totals.reviews_failed.one(what);
+        }
+    }
+
+    /// The settings file changed.
+    pub fn settings_changed(&self, change: SettingsChange) {
+        self.totals.settings_changes.one(change);
+    }
+
     /// A publication was acknowledged after this long.
     pub fn published_after(&self, took: Duration) {
         self.totals.publish_seconds.observe(took);
@@ -362,7 +433,19 @@ impl Collector for Totals {
         let help = "From a subscribe request to the head of its stream";
         write(e, ("subscribe_seconds", "", help), all(), |t| &t.subscribe_seconds)?;
         let help = "From a POST to the acknowledgement of NATS";
-        write(e, ("publish_seconds", "", help), all(), |t| &t.publish_seconds)
+        write(e, ("publish_seconds", "", help), all(), |t| &t.publish_seconds)?;
+        write(e, ("tokens_accepted", "", "Requests with a good token"), all(), |t| &t.tokens_accepted)?;
+        let help = "Requests with a token that is not good";
+        write(e, ("tokens_refused", "reason", help), all(), |t| &t.tokens_refused)?;
+        let help = "Requests with a token that could not be checked: its issuer's keys, or the cluster, are away";
+        write(e, ("tokens_unchecked", "", help), all(), |t| &t.tokens_unchecked)?;
+        let help = "Looks at the keys of an issuer, of which the last good ones stay in force";
+        write(e, ("issuer_key_reads", "outcome", help), all(), |t| &t.key_reads)?;
+        write(e, ("settings_changes", "change", "Changes of the settings file"), all(), |t| &t.settings_changes)?;
+        let help = "Questions to the Kubernetes API server about identities";
+        write(e, ("reviews", "kind", help), all(), |t| &t.reviews)?;
+        let help = "Questions to the Kubernetes API server without an answer";
+        write(e, ("reviews_failed", "kind", help), all(), |t| &t.reviews_failed)
     }
 }
 

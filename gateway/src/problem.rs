@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::label::closed_set;
 use crate::reply::{self, Reply};
+use crate::token::TokenFault;
 
 closed_set! {
     /// The kinds of refusal; each has one status and one title.
@@ -109,6 +110,19 @@ impl Problem {
         let detail = "no channel of this name allows this to everybody: check the address, or send a token";
         Self::new(ProblemKind::Unauthorized, detail)
             .with(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Bearer realm="tidings""#))
+    }
+
+    /// The answer to everybody who shows a token that is not good, whether the channel exists or not (RFC 6750, section 3).
+    pub fn bad_token(fault: TokenFault) -> Self {
+        let challenge = HeaderValue::from_static(r#"Bearer realm="tidings", error="invalid_token""#);
+        Self::new(ProblemKind::Unauthorized, fault.advice()).with(WWW_AUTHENTICATE, challenge)
+    }
+
+    /// The one answer to everybody who shows a good token that gives nothing here, whether the channel exists or not.
+    pub fn not_granted() -> Self {
+        Self::not_found(
+            "there is no such channel, or it grants your token nothing that you ask for from where it stands",
+        )
     }
 
     /// The one answer to everything that is missing or not granted.

@@ -94,11 +94,13 @@ struct Begin {
     snapshot: Option<Snapshot>,
 }
 
-/// Seats a subscriber. Takes as long as NATS needs to answer; the caller sets a deadline.
+/// Seats a subscriber. Takes as long as NATS needs to answer; the caller sets a deadline. `discreet`: it must not be told
+/// when something was stored that it may not see.
 pub async fn seat(
     channel: &Arc<LiveChannel>,
     topics: TopicSet,
     start: StartAt,
+    discreet: bool,
     snapshots: &Snapshots,
 ) -> Result<Seated, ReadError> {
     let route = channel.route();
@@ -130,13 +132,14 @@ pub async fn seat(
         }
         fanout.join(&topics, begin.after)
     };
-    let mut opening = vec![frame::opening(route.events.retry_milliseconds, begin.checkpoint)];
+    let shown = |position: Position| if discreet { Position { stamp: None, ..position } } else { position };
+    let mut opening = vec![frame::opening(route.events.retry_milliseconds, begin.checkpoint.map(shown))];
     let mut told = begin.checkpoint.map(|position| position.sequence);
     if let Some((reason, after, resumed)) = begin.gap {
         // A snapshot's events lie before the position behind it: an id there would skip them.
         let resumed = resumed.filter(|_| begin.snapshot.is_none());
         channel.metrics.gap(reason);
-        opening.push(gap(reason, after, resumed));
+        opening.push(gap(reason, after, resumed.map(shown)));
         told = resumed.map(|position| position.sequence);
     }
     if begin.snapshot.is_some() {

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use crate::accept::Port;
 use crate::admin::Admin;
 use crate::app::App;
+use crate::authority::Authority;
 use crate::broker::{Broker, BrokerError, BrokerOptions};
 use crate::config::{Config, ConnectionLimits, Source};
 use crate::connection::{Departure, Protocol};
@@ -27,7 +28,10 @@ use crate::route_files::RouteFiles;
 use crate::route_objects::{ClusterError, RouteObjects};
 use crate::route_table::{Change, RouteTable};
 use crate::routes::{RoutePublisher, Routes};
+use crate::rules::Rules;
 use crate::service::Service;
+use crate::settings::Settings;
+use crate::settings_file::{SettingsFile, SettingsFileError};
 use crate::signal::{Ask, Signals};
 use crate::tls::{Tls, TlsError};
 
@@ -46,6 +50,9 @@ pub enum RunError {
     /// There is no cluster to read Routes from.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    /// The settings file is none.
+    #[error(transparent)]
+    Settings(#[from] SettingsFileError),
     /// A task that must not end has ended.
     #[error("{0} has ended")]
     Ended(&'static str),
@@ -69,6 +76,10 @@ const QUICK: DrainTimes = DrainTimes { delay: Duration::ZERO, window: Duration::
 /// Runs the gateway until a signal ends it, or a fault.
 pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     let metrics = Metrics::new(config.metrics_channels);
+    let (file, settings) = match config.settings {
+        Some(path) => SettingsFile::open(path).map(|(file, settings)| (Some(file), settings))?,
+        None => (None, Settings::default()),
+    };
     let (drain, routes) = (Arc::new(Drain::new()), Arc::new(Routes::default()));
     // Both ports before anything else: a taken one is the most likely fault.
     let (admin, public) = (listen(config.admin)?, listen(config.listen)?);
@@ -77,6 +88,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     let core_link = broker.core();
     let hub = Hub::new(broker, metrics.clone(), HubSettings::default());
 
+    let authority = Authority::new(Arc::new(Rules::new(settings)), metrics.clone());
     let departure = Departure::default();
     let room = Arc::new(Room::within_open_file_limit(config.connections.connections));
     let address =
@@ -152,6 +164,21 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         service.keep(core_link).await;
         "the NATS service"
     });
+    let reviewed = {
+        let (reviews, hub) = (authority.reviews().clone(), hub.clone());
+        async move {
+            reviews.follow(hub).await;
+            "the reviewer of identities"
+        }
+    };
+    core.spawn(reviewed);
+    if let Some(file) = file {
+        let followed = file.follow(authority.clone(), hub.clone(), metrics.clone());
+        core.spawn(async move {
+            followed.await;
+            "the reader of settings"
+        });
+    }
     let public = Port {
         name: "public",
         listener: public,
@@ -160,9 +187,11 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         room: room.clone(),
         router: App {
             routes,
+            authority,
             hub: hub.clone(),
             metrics: metrics.clone(),
             drain: drain.clone(),
+            clients: Arc::default(),
             room,
             limits: config.requests,
             demo: config.demo,

@@ -18,14 +18,12 @@ use crate::hub::{FromWhere, StartAt};
 use crate::limit::Place;
 use crate::problem::Problem;
 use crate::query::{Query, shown};
+use crate::quota::MAX_TOPICS;
 use crate::reply::{self, Reply, ReplyBody};
 use crate::retry;
 
 /// The parameters of a subscription; `access_token` is only named here so that nothing near it passes unseen.
 const PARAMETERS: &[&str] = &["topic", "from", "last_event_id", "access_token"];
-
-/// More filters than a page can mean; they are compared pairwise.
-const MAX_TOPICS: usize = 64;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -48,9 +46,10 @@ pub struct OpenStream {
 
 impl Asked {
     /// Reads query and headers. A position is passed on unread: one that makes no sense is told in the stream.
-    pub fn parse(query: Option<&str>, headers: &HeaderMap) -> Result<Self, Problem> {
+    pub fn parse(query: Option<&str>, headers: &HeaderMap, topics_at_most: Option<usize>) -> Result<Self, Problem> {
         let query = Query::parse(query, PARAMETERS)?;
-        Ok(Self { topics: topics(&query)?, start: start(&query, headers)? })
+        let most = topics_at_most.unwrap_or(MAX_TOPICS);
+        Ok(Self { topics: topics(&query, most)?, start: start(&query, headers)? })
     }
 
     /// Refuses what a channel without history cannot give. A position is no fault: EventSource sends the last id it
@@ -65,14 +64,14 @@ impl Asked {
     }
 }
 
-fn topics(query: &Query) -> Result<TopicSet, Problem> {
+fn topics(query: &Query, most: usize) -> Result<TopicSet, Problem> {
     let filters: Vec<TopicFilter> = query
         .all("topic")
-        .take(MAX_TOPICS + 1)
+        .take(most + 1)
         .map(|text| text.parse().map_err(|error| Problem::invalid(format!("topic {}: {error}", shown(text)))))
         .collect::<Result<_, _>>()?;
-    if filters.len() > MAX_TOPICS {
-        return Err(Problem::invalid(format!("at most {MAX_TOPICS} topics: use wildcards, as in user.* or user.>")));
+    if filters.len() > most {
+        return Err(Problem::invalid(format!("at most {most} topics: use wildcards, as in user.* or user.>")));
     }
     Ok(TopicSet::new(filters).unwrap_or_else(TopicSet::all))
 }
@@ -158,15 +157,15 @@ mod tests {
     use std::time::Duration;
 
     fn asked(query: &str) -> Result<Asked, Problem> {
-        Asked::parse(Some(query), &HeaderMap::new())
+        Asked::parse(Some(query), &HeaderMap::new(), None)
     }
 
     proptest! {
         #[test]
         fn no_request_panics(query in ".{0,200}", header in proptest::collection::vec(any::<u8>(), 0..60)) {
             let headers: HeaderMap = HeaderValue::from_bytes(&header).map(|v| (LAST_EVENT_ID, v)).into_iter().collect();
-            let _ = Asked::parse(Some(&query), &headers);
-            let _ = Asked::parse(Some(&format!("topic={query}&from={query}")), &headers);
+            let _ = Asked::parse(Some(&query), &headers, None);
+            let _ = Asked::parse(Some(&format!("topic={query}&from={query}")), &headers, None);
         }
     }
 
@@ -248,9 +247,9 @@ mod tests {
                 StartAt::Position(text) => position(&text.replace('\u{7f}', "")),
                 other => other,
             };
-            assert_eq!(Asked::parse(Some(query), &headers).unwrap().start, start, "{header:?} {query}");
+            assert_eq!(Asked::parse(Some(query), &headers, None).unwrap().start, start, "{header:?} {query}");
         }
         let garbage: HeaderMap = [(LAST_EVENT_ID, HeaderValue::from_bytes(b"\xff\xfe").unwrap())].into_iter().collect();
-        assert_eq!(Asked::parse(None, &garbage).unwrap().start, position("\u{fffd}\u{fffd}"));
+        assert_eq!(Asked::parse(None, &garbage, None).unwrap().start, position("\u{fffd}\u{fffd}"));
     }
 }

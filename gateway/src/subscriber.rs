@@ -1,9 +1,18 @@
 //! One subscriber: what it is sent next, from a snapshot, the stream behind the Log, or the Log. No io.
+//!
+//! Whoever sends its bytes (a driver, such as [`crate::body`]) owes it three things, or a stream outlives the right to it:
+//!
+//! 1. [`Subscriber::check`] before every [`Subscriber::next`], also while it waits for the stream behind the Log, and an
+//!    end of the stream with the reason that it gives;
+//! 2. a timer that goes off no later than [`Subscriber::ends_at`], and a check then;
+//! 3. a check whenever it is woken through [`Fanout::wait`]: so it hears of changed rules.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tidings_crds::position::Position;
+use tidings_crds::route::Route;
 use tidings_crds::topic::TopicSet;
 
 use crate::chunk::Chunk;
@@ -11,6 +20,7 @@ use crate::end::EndReason;
 use crate::fanout::{Cursor, Fanout, Next};
 use crate::feed::{Batch, batch};
 use crate::frame::{self, Gap};
+use crate::lease::Lease;
 use crate::log::Entry;
 use crate::metrics::GapReason;
 
@@ -30,6 +40,8 @@ pub struct Subscriber {
     chunk: Option<Arc<Chunk>>,
     /// The last sequence the client was told.
     told: Option<u64>,
+    /// What its right to the stream stands on.
+    lease: Option<Lease>,
 }
 
 /// The newest events of some topics, in stream order.
@@ -78,7 +90,22 @@ impl Subscriber {
     /// A subscriber at this cursor.
     pub fn new(cursor: Cursor, topics: TopicSet, beginning: Beginning, snapshot: Option<Snapshot>) -> Self {
         let Beginning { positions, resumes, keeps_all, told } = beginning;
-        Self { cursor, topics, positions, fresh: !resumes, keeps_all, snapshot, chunk: None, told }
+        Self { cursor, topics, positions, fresh: !resumes, keeps_all, snapshot, chunk: None, told, lease: None }
+    }
+
+    /// The same under this lease: the stream ends with it.
+    pub fn under(self, lease: Lease) -> Self {
+        Self { lease: Some(lease), ..self }
+    }
+
+    /// Why the stream is to end by now, if its right to go on has. `version` and `route` are the channel's.
+    pub fn check(&mut self, now: Instant, version: u64, route: impl FnOnce() -> Arc<Route>) -> Option<EndReason> {
+        self.lease.as_mut()?.check(&self.topics, now, version, route)
+    }
+
+    /// When its token expires, and the stream with it.
+    pub fn ends_at(&self) -> Option<Instant> {
+        self.lease.as_ref()?.ends_at()
     }
 
     /// What it is shown.
@@ -118,12 +145,12 @@ impl Subscriber {
             Next::Expired { .. } if self.fresh || !self.keeps_all => self.next(fanout, budget),
             Next::Expired { after, resumed } => {
                 self.told = Some(resumed.sequence);
-                Step::Gap(GapReason::Expired, gap(GapReason::Expired, Some(after), Some(resumed)))
+                Step::Gap(GapReason::Expired, self.gap(GapReason::Expired, after, resumed))
             }
             Next::Reset { after, resumed } => {
                 self.fresh = true;
                 self.told = Some(resumed.sequence);
-                Step::Gap(GapReason::Reset, gap(GapReason::Reset, Some(after), Some(resumed)))
+                Step::Gap(GapReason::Reset, self.gap(GapReason::Reset, after, resumed))
             }
             Next::End(reason) => Step::End(reason),
         }
@@ -141,7 +168,7 @@ impl Subscriber {
             return None;
         }
         self.told = Some(self.cursor.after());
-        Some(gap(GapReason::Expired, Some(before), Some(self.cursor.position())))
+        Some(self.gap(GapReason::Expired, before, self.cursor.position()))
     }
 
     /// What to send after a long silence: a checkpoint if there is something to move, a comment if not.
@@ -152,7 +179,18 @@ impl Subscriber {
             return frame::COMMENT;
         }
         self.told = Some(position.sequence);
-        frame::checkpoint(position)
+        // What it stands at was not sent, or the client would know it.
+        frame::checkpoint(self.shown(position))
+    }
+
+    fn gap(&self, reason: GapReason, after: Position, resumed: Position) -> Bytes {
+        gap(reason, Some(self.shown(after)), Some(self.shown(resumed)))
+    }
+
+    /// A position that may lie at something that the subscriber may not see: then not when that was stored.
+    fn shown(&self, position: Position) -> Position {
+        let discreet = self.lease.as_ref().is_some_and(Lease::is_restricted);
+        if discreet { Position { stamp: None, ..position } } else { position }
     }
 
     fn read_snapshot(&mut self, budget: usize) -> Option<Batch> {

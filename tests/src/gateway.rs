@@ -26,7 +26,19 @@ pub struct Gateway {
 impl Gateway {
     /// Starts a gateway that reads its Routes from a directory; [`Gateway::ready`] waits for it.
     pub fn start(name: &str, nats: &str, routes: &Path, arguments: &[String]) -> Self {
+        Self::start_with(name, nats, routes, arguments, &[])
+    }
+
+    /// The same with an environment of its own.
+    pub fn start_with(
+        name: &str,
+        nats: &str,
+        routes: &Path,
+        arguments: &[String],
+        environment: &[(String, String)],
+    ) -> Self {
         let program = Program::built(BINARY).named(name).arg("--routes").arg(routes);
+        let program = environment.iter().fold(program, |program, (name, value)| program.env(name, value));
         Self::of(program, nats, arguments)
     }
 

@@ -33,6 +33,8 @@ pub struct Settings {
     pub tls: Option<TlsClient>,
     /// More arguments for every gateway.
     pub gateway_arguments: Vec<String>,
+    /// What stands in the environment of every gateway.
+    pub gateway_environment: Vec<(String, String)>,
     /// More arguments for the operator.
     pub operator_arguments: Vec<String>,
 }
@@ -61,6 +63,7 @@ impl Default for Settings {
             proxied: false,
             tls: None,
             gateway_arguments: Vec::new(),
+            gateway_environment: Vec::new(),
             operator_arguments: Vec::new(),
         }
     }
@@ -98,6 +101,12 @@ impl Settings {
         self
     }
 
+    /// With a variable in the environment of every gateway.
+    pub fn gateway_env(mut self, name: &str, value: &str) -> Self {
+        self.gateway_environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Starts everything and waits until the gateways are ready.
     pub async fn start(self) -> Installation {
         let installation = self.start_unready().await;
@@ -120,7 +129,10 @@ impl Settings {
         let operator =
             Operator::start(&nats.as_user("operator", &nats.url()), &channels, &routes, &self.operator_arguments);
         let gateways = (1..=self.gateways)
-            .map(|number| Gateway::start(&format!("gateway-{number}"), &url, &routes, &self.gateway_arguments))
+            .map(|number| {
+                let (arguments, environment) = (&self.gateway_arguments, &self.gateway_environment);
+                Gateway::start_with(&format!("gateway-{number}"), &url, &routes, arguments, environment)
+            })
             .map(|gateway| gateway.secured(self.tls.as_ref()))
             .collect();
         Installation { gateways, operator, proxy, nats, directory }

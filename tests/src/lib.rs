@@ -6,6 +6,7 @@
 //!   [`installation`]: all of them together on directories.
 //! - [`manifest`], [`publisher`]: what goes in. [`sse`], [`event_source`], [`web`] ([`tls`]), [`metrics`]: what comes out.
 //! - [`truth`], [`ledger`]: what was stored, and whether a record of a client agrees with it; [`transcript`]: it in short.
+//! - [`token`], [`key_server`]: what issuers make and publish.
 //! - [`nats_protocol`], [`proxy`], [`raw`]: a bad network, and a publisher with bad manners.
 //! - [`kube_site`]: operators on a Kubernetes API and NATS; [`voice`]: what a gateway would say to them; [`cable`]: what
 //!   connects one of them with a server, to be cut.
@@ -19,6 +20,7 @@ pub mod event_source;
 pub mod gateway;
 pub mod helm;
 pub mod installation;
+pub mod key_server;
 pub mod kube_assets;
 pub mod kube_authority;
 pub mod kube_cluster;
@@ -51,6 +53,7 @@ pub mod reaper;
 pub mod seed;
 pub mod sse;
 pub mod tls;
+pub mod token;
 pub mod transcript;
 pub mod truth;
 pub mod voice;

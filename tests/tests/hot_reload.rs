@@ -31,7 +31,7 @@ async fn a_change_of_how_events_are_sent_ends_no_stream() {
 }
 
 #[tokio::test]
-async fn a_change_of_access_ends_the_channels_streams_and_no_others() {
+async fn a_change_of_access_ends_the_streams_that_it_concerns_and_no_others() {
     let site = Installation::start().await;
     let channel = site.channel(Manifest::public("orders")).await;
     let other = site.channel(Manifest::public("other")).await;
@@ -40,7 +40,7 @@ async fn a_change_of_access_ends_the_channels_streams_and_no_others() {
     let granted = json!({ "mode": "Public", "topics": ["open.>"] });
     let channel = site.channel(channel.with("access/subscribe", granted)).await;
     let end = source.next_event().await;
-    assert_eq!((end.event.as_str(), end.data.as_str()), ("tidings.end", "{\"reason\":\"channel-changed\"}"));
+    assert_eq!((end.event.as_str(), end.data.as_str()), ("tidings.end", "{\"reason\":\"access-changed\"}"));
     source.next_open().await;
     let publisher = site.publisher(&channel).await;
     publisher.publish("closed", "x").await;

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use tidings_crds::route::Route;
 use tidings_gateway::accept::Port;
 use tidings_gateway::app::App;
+use tidings_gateway::authority::Authority;
 use tidings_gateway::broker::{Broker, BrokerOptions};
+use tidings_gateway::client::ForwardedHeader;
 use tidings_gateway::config::{ConnectionLimits, RequestLimits};
 use tidings_gateway::connection::{Departure, Protocol};
 use tidings_gateway::drain::Drain;
@@ -57,6 +59,7 @@ impl Default for Settings {
                 body_timeout: DEADLINE,
                 publish_bytes: 1 << 20,
                 trusted_proxies: Vec::new(),
+                forwarded_header: ForwardedHeader::default(),
             },
             room: 1_000,
             routes: Some(vec![route("open", "Public", "Public"), route("token", "Token", "Disabled")]),
@@ -97,9 +100,11 @@ impl Server {
         let (drain, room) = (Arc::new(Drain::new()), Arc::new(Room::new(settings.room)));
         let app = App {
             routes,
+            authority: Authority::new(Arc::default(), metrics.clone()),
             hub,
             metrics: metrics.clone(),
             drain: drain.clone(),
+            clients: Arc::default(),
             room: room.clone(),
             limits: settings.requests,
             demo: true,

@@ -1,0 +1,181 @@
+//! Keys behind an address: rotation, outages, floods and servers that mean no good, with every request counted.
+
+use serde_json::json;
+use tempfile::TempDir;
+use tidings_tests::installation::{Installation, Settings};
+use tidings_tests::key_server::{Day, KeyServer};
+use tidings_tests::manifest::Manifest;
+use tidings_tests::token::{Draft, TokenKey};
+use tidings_tests::wait::{PATIENCE, eventually};
+use tidings_tests::web::{Reply, Request};
+
+const ISSUER: &str = "https://id.example";
+
+/// A gateway with one issuer, whose keys are on a server of ours.
+struct House {
+    site: Installation,
+    server: KeyServer,
+    channel: Manifest,
+    _directory: TempDir,
+}
+
+impl House {
+    async fn open(day: Day) -> Self {
+        let server = KeyServer::start(day).await;
+        let directory = tempfile::Builder::new().prefix("tidings-keys-").tempdir().expect("a directory");
+        let file = directory.path().join("settings.yaml");
+        let text = format!(
+            "issuers: [{{ name: main, issuer: {ISSUER}, audience: tidings, algorithms: [ES256], jwks: {{ url: '{}' }} }}]\n",
+            server.url()
+        );
+        std::fs::write(&file, text).expect("written");
+        let site = Settings::default().gateway_arg(&format!("--config={}", file.display())).start().await;
+        let grant = json!({ "mode": "Token", "topics": ["all"] });
+        let manifest =
+            Manifest::new("test", "orders").with("access/subscribe", grant.clone()).with("access/publish", grant);
+        let channel = site.channel(manifest).await;
+        Self { site, server, channel, _directory: directory }
+    }
+
+    async fn get(&self, token: &str) -> Reply {
+        // `HEAD` is checked like `GET`, and ends.
+        let url = self.site.url(0, &self.channel, &[]);
+        let request = Request::new(http::Method::HEAD, url).header("accept", "text/event-stream");
+        request.header("authorization", format!("Bearer {token}")).send().await
+    }
+
+    async fn status(&self, token: &str) -> u16 {
+        self.get(token).await.status.as_u16()
+    }
+
+    async fn reads(&self, outcome: &str) -> f64 {
+        let label = format!("outcome=\"{outcome}\"");
+        self.site.gateways[0].metrics().await.sum_where("tidings_issuer_key_reads_total", &[&label])
+    }
+
+    async fn until_read(&self, outcome: &str) {
+        eventually(PATIENCE, "the keys were read", || async { self.reads(outcome).await > 0.0 }).await;
+    }
+}
+
+fn token(key: &TokenKey) -> String {
+    key.sign(&Draft::new(ISSUER, "ann"))
+}
+
+#[tokio::test]
+async fn a_new_key_counts_when_it_is_first_used_and_a_withdrawn_one_no_longer() {
+    let (old, new) = (TokenKey::es256("old"), TokenKey::es256("new"));
+    let house = House::open(Day::keys(&[&old])).await;
+    assert_eq!(house.status(&token(&old)).await, 200);
+    assert_eq!(house.status(&token(&new)).await, 401);
+    house.server.set(Day::keys(&[&new]));
+    eventually(PATIENCE, "the new key counts", || async { house.status(&token(&new)).await == 200 }).await;
+    assert_eq!(house.status(&token(&old)).await, 401);
+}
+
+#[tokio::test]
+async fn many_who_miss_a_key_at_once_ask_for_it_once() {
+    let (old, new) = (TokenKey::es256("old"), TokenKey::es256("new"));
+    let house = House::open(Day::keys(&[&old])).await;
+    house.until_read("taken").await;
+    let before = house.server.requests();
+    house.server.set(Day::keys(&[&old, &new]));
+    let token = token(&new);
+    let all = || futures_util::future::join_all((0..50).map(|_| house.status(&token)));
+    let mut answers = 0;
+    eventually(PATIENCE, "the new key counts for all of them", || {
+        answers += 50;
+        async { all().await.iter().all(|status| *status == 200) }
+    })
+    .await;
+    let asked = house.server.requests() - before;
+    assert_eq!(asked, 1, "{answers} requests missed the key");
+}
+
+#[tokio::test]
+async fn a_flood_of_unknown_keys_hardly_reaches_the_issuer() {
+    let (key, mine) = (TokenKey::es256("good"), TokenKey::es256("mine"));
+    let house = House::open(Day::keys(&[&key])).await;
+    house.until_read("taken").await;
+    let (before, start) = (house.server.requests(), std::time::Instant::now());
+    for round in 0..20 {
+        let tokens: Vec<String> = (0..50)
+            .map(|number| mine.sign(&Draft::new(ISSUER, "mallory").header("kid", format!("{round}-{number}"))))
+            .collect();
+        let answers = futures_util::future::join_all(tokens.iter().map(|token| house.status(token))).await;
+        assert!(answers.iter().all(|status| *status == 401), "{answers:?}");
+        assert_eq!(house.status(&token(&key)).await, 200, "others are not concerned");
+    }
+    let asked = house.server.requests() - before;
+    // One at once, and no more than one in five seconds from then on.
+    let allowed = 2 + start.elapsed().as_secs() as usize / 5;
+    assert!(asked <= allowed, "{asked} requests for a thousand unknown keys in {:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn through_an_outage_the_last_good_keys_stay_and_unknown_ones_may_come_back_later() {
+    let (key, new) = (TokenKey::es256("good"), TokenKey::es256("new"));
+    let house = House::open(Day::keys(&[&key])).await;
+    house.until_read("taken").await;
+    for day in [Day::Status(503), Day::Good("<html>".into())] {
+        let (failed, what) = (house.reads("failed").await, format!("{day:?}"));
+        house.server.set(day);
+        // A key that the issuer does not have now, but may have: who knows.
+        let reply = eventually(PATIENCE, "the outage is noticed", || async {
+            let reply = house.get(&token(&new)).await;
+            (house.reads("failed").await > failed).then_some(reply)
+        })
+        .await;
+        assert_eq!(house.status(&token(&key)).await, 200, "{what}");
+        assert_eq!(reply.header("content-type"), "text/event-stream", "{what}: EventSource comes back by itself");
+        let url = house.site.url(0, &house.channel, &[("topic", "all")]);
+        let post = Request::post(url, "x").header("authorization", format!("Bearer {}", token(&new)));
+        let post = post.send().await;
+        assert_eq!((post.status.as_u16(), post.headers.contains_key("retry-after")), (503, true), "{what}");
+    }
+    house.server.set(Day::keys(&[&key, &new]));
+    eventually(PATIENCE, "the new key counts", || async {
+        house.get(&token(&new)).await.status == 200 && {
+            let post = Request::post(house.site.url(0, &house.channel, &[("topic", "all")]), "x");
+            post.header("authorization", format!("Bearer {}", token(&new))).send().await.status == 201
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_issuer_that_was_never_reached_turns_nobody_away_for_good_and_nobody_in() {
+    let key = TokenKey::es256("good");
+    for day in [Day::Huge(1 << 20), Day::Silent] {
+        let (house, what) = (House::open(day.clone()).await, format!("{day:?}"));
+        let url = |channel: &Manifest| house.site.url(0, channel, &[]);
+        for channel in [house.channel.clone(), Manifest::new("test", "missing")] {
+            let get = Request::get(url(&channel)).header("accept", "text/event-stream");
+            let reply = get.header("authorization", format!("Bearer {}", token(&key))).send().await;
+            assert_eq!(reply.status, 200, "{what}");
+            assert!(reply.text().starts_with("retry: ") && reply.text().ends_with("\n\n"), "{what}: {}", reply.text());
+        }
+        house.server.set(Day::keys(&[&key]));
+        let opened = || async {
+            let get = Request::get(url(&house.channel)).header("accept", "text/event-stream");
+            let get = get.header("authorization", format!("Bearer {}", token(&key)));
+            let opened = get.open().await.expect("an answer");
+            // A stream goes on; being sent away has a length.
+            opened.status() == 200 && !opened.headers().contains_key("content-length")
+        };
+        eventually(PATIENCE, "the keys are there", opened).await;
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_to_another_address_is_not_followed() {
+    let key = TokenKey::es256("good");
+    let elsewhere = KeyServer::start(Day::keys(&[&key])).await;
+    let house = House::open(Day::Redirect(elsewhere.url())).await;
+    house.until_read("failed").await;
+    assert_eq!(house.status(&token(&key)).await, 200, "come back later");
+    assert!(house.get(&token(&key)).await.header("content-type") == "text/event-stream");
+    assert_eq!(elsewhere.requests(), 0, "the other address was never asked");
+    let output = house.site.gateways[0].process().output();
+    assert!(output.contains("redirects to another place"), "{output}");
+}
