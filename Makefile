@@ -6,12 +6,12 @@ SHELL := /bin/sh
 # One cargo at a time; cargo itself uses all cores.
 .NOTPARALLEL:
 
-.PHONY: help run test check lint fmt build images cluster generate deny advisories clean
+.PHONY: help run test check lint fmt build images cluster e2e generate deny advisories clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [VARIABLE=value …]"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "Variables of run: PORT (8080), ADMIN_PORT (9090), NATS_PORT (4222), or NATS_URL for a server that already runs."
 
@@ -44,6 +44,9 @@ images: ## Build the container images as OCI archives, without a container engin
 
 cluster: ## Start a Kubernetes cluster on this machine and import the images; Ctrl-C ends it (NODES=1)
 	@exec scripts/cluster.sh
+
+e2e: ## Install the chart on a real cluster on this machine and use it (as root)
+	@exec scripts/e2e.sh
 
 generate: ## Write the files that are generated from the code
 	@exec scripts/generate.sh

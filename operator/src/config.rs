@@ -15,6 +15,7 @@ use tidings_crds::release::{Release, ReleaseError};
 use tidings_crds::rule::is_label;
 
 use crate::login::{NatsArguments, NatsSettings};
+use crate::trial_http::Address;
 
 /// Reconciles Channels (channels.tidings.dev) into NATS streams and gateway Routes.
 ///
@@ -49,6 +50,27 @@ pub enum CommandArgs {
         /// What to do with it.
         #[command(subcommand)]
         command: CrdArgs,
+    },
+    /// Uses an installation as its users do, once: a Channel comes, is published to, subscribed to, and goes.
+    Try {
+        /// Where the gateway is: http://HOST or http://HOST:PORT.
+        #[arg(long, value_name = "URL")]
+        gateway: Address,
+        /// The namespace for the Channel.
+        #[arg(long, value_name = "NAMESPACE")]
+        namespace: String,
+        /// The name of the Channel; one that exists is replaced.
+        #[arg(long, value_name = "NAME", default_value = "tidings-try")]
+        channel: String,
+        /// The class of the installation.
+        #[arg(long, value_name = "NAME", default_value = DEFAULT_CLASS)]
+        class_name: String,
+        /// Ports of the gateway's host that must not answer, separated by commas.
+        #[arg(long, value_name = "PORTS", value_delimiter = ',')]
+        closed_ports: Vec<u16>,
+        /// How long the Channel may take to become ready.
+        #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+        timeout_seconds: u32,
     },
 }
 

@@ -13,6 +13,7 @@
 //!   agenda stands on [`catalogue`] (the Channels, each [`observed`]), [`queue`], [`gateways`], [`status`] with
 //!   [`ready_rule`], [`budget`] and [`notice`]: all pure. Io: [`watch`], [`beats`], [`visit`], [`route_maps`], [`finalizer`],
 //!   [`events`], [`definition`], each call through [`api`]; [`crd_apply`] is a command of its own.
+//! - [`trial`] (over [`trial_http`]) is the command `try`: an installation is used once.
 //! - [`leadership`] (io) and [`lease`] (pure) say which of several operators writes.
 //! - [`admin`] answers probes and scrapers from [`ready`] and [`metrics`]. [`failpoint`] lets tests end the process.
 
@@ -59,11 +60,14 @@ pub mod store;
 pub mod streams;
 pub mod table;
 pub mod telemetry;
+pub mod trial;
+pub mod trial_http;
 pub mod visit;
 pub mod watch;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tidings_crds::definition::crd_yaml;
 use tokio::signal::unix::{SignalKind, signal};
@@ -71,6 +75,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Args, CommandArgs, Config, CrdArgs};
 use crate::settings::Settings;
+use crate::trial::Trial;
 
 /// Does what the command line asks for.
 ///
@@ -91,6 +96,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(CommandArgs::Crd { command: CrdArgs::Apply }) => {
             let outcome = crd_apply::apply(kube::Client::try_default().await?).await?;
             writeln!(out, "{outcome}")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(CommandArgs::Try { gateway, namespace, channel, class_name, closed_ports, timeout_seconds }) => {
+            let limit = Duration::from_secs(timeout_seconds.into());
+            let trial = Trial { gateway, namespace, channel, class_name, closed_ports, limit };
+            trial.run(kube::Client::try_default().await?, &mut out).await?;
             Ok(ExitCode::SUCCESS)
         }
         None => {

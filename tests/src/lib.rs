@@ -11,10 +11,12 @@
 //! - [`kube_site`]: operators on a Kubernetes API and NATS; [`voice`]: what a gateway would say to them; [`cable`]: what
 //!   connects one of them with a server, to be cut.
 //! - `kube_*`, [`kubectl`], [`control_plane`], [`api_audit`], [`reaper`]: a real Kubernetes API server;
-//!   [`node_cluster`], [`oci_image`]: nodes, and what they run; [`helm`], [`network_policy`]: the chart.
+//!   [`node_cluster`], [`oci_image`]: nodes, and what they run; [`helm`], [`network_policy`],
+//!   [`chart_release`]: the chart.
 
 pub mod api_audit;
 pub mod cable;
+pub mod chart_release;
 pub mod control_plane;
 pub mod event_source;
 pub mod gateway;

@@ -46,7 +46,6 @@ operator:
   tolerations: [{ key: dedicated, operator: Exists }]
   priorityClassName: high
 gateway:
-  config: { issuers: [] }
   secrets: [issuer-keys]
   demo: true
   tls: { secretName: push-tls }
@@ -251,6 +250,42 @@ fn pods(objects: &[Value]) -> Vec<(String, Value)> {
 }
 
 #[tokio::test]
+async fn every_flag_of_every_pod_is_one_that_its_program_has() -> Result<()> {
+    let mut help = BTreeMap::new();
+    for command in ["tidings-operator", "tidings-gateway", "tidings-operator crd apply", "tidings-operator try"] {
+        let mut words = command.split(' ');
+        let program = Program::built(words.next().context("no program")?).args(words).arg("--help");
+        let (status, output) = program.run().await;
+        assert!(status.success(), "{command} --help: {output}");
+        help.insert(command, output);
+    }
+    let mut seen = 0;
+    for (values, objects) in renderings().await? {
+        for (pod, template) in pods(&objects) {
+            for container in template["spec"]["containers"].as_array().context("no containers")? {
+                let words = |field: &str| {
+                    let list = container[field].as_array().cloned().unwrap_or_default();
+                    list.iter().filter_map(|word| word.as_str().map(str::to_owned)).collect::<Vec<_>>()
+                };
+                let command = words("command").join(" ");
+                if command == "nats-server" {
+                    continue;
+                }
+                let help = help.get(command.as_str()).with_context(|| format!("{pod} runs {command:?}"))?;
+                for argument in words("args") {
+                    let flag = argument.split('=').next().unwrap_or_default().to_owned();
+                    let known = help.split(|c: char| c != '-' && !c.is_ascii_alphanumeric()).any(|word| word == flag);
+                    assert!(known, "{values}: {pod} passes {flag} to {command}, which does not know it");
+                    seen += 1;
+                }
+            }
+        }
+    }
+    assert!(seen > 50, "only {seen} flags");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_gateway_has_time_to_drain_before_it_is_killed() -> Result<()> {
     for (values, objects) in renderings().await? {
         let gateway = objects.iter().find(|object| label(object) == "Deployment/tidings-gateway").context("none")?;
@@ -359,6 +394,32 @@ async fn monitors_scaling_and_budgets_find_the_pods_they_are_for() -> Result<()>
             assert!(gateway["spec"].get("replicas").is_none(), "{values}: two would decide how many there are");
         }
     }
+    Ok(())
+}
+
+/// Subjects in the permissions of a user, in a configuration of nats-server: the quoted words up to the user's end.
+fn subjects_of(configuration: &str, user: &str) -> Result<BTreeSet<String>> {
+    let of_user = configuration.split(&format!("user: {user}, ")).nth(1).with_context(|| format!("no user {user}"))?;
+    let permissions = of_user.split("permissions").nth(1).context("no permissions")?;
+    let permissions = permissions.split('}').next().unwrap_or_default();
+    let subjects = permissions.split('"').skip(1).step_by(2);
+    // Beats have the release in their subject.
+    Ok(subjects
+        .map(|subject| if subject.starts_with("tidings-beat") { "tidings-beat" } else { subject }.to_owned())
+        .collect())
+}
+
+#[tokio::test]
+async fn the_built_in_nats_gives_the_permissions_of_the_reference() -> Result<()> {
+    let reference = std::fs::read_to_string(repository().join("docs/reference/nats-permissions.md"))?;
+    let objects = Helm::find().await?.objects("tidings", "tidings-system", &[]).await?;
+    let configuration = objects.iter().find(|object| label(object) == "ConfigMap/tidings-nats").context("none")?;
+    let configuration = configuration["data"]["nats.conf"].as_str().context("no nats.conf")?;
+    for user in ["gateway", "operator"] {
+        assert_eq!(subjects_of(configuration, user)?, subjects_of(&reference, user)?, "{user}");
+    }
+    let publisher = subjects_of(configuration, "publisher")?;
+    assert_eq!(publisher, ["tidings.>", "_INBOX.>"].map(String::from).into());
     Ok(())
 }
 

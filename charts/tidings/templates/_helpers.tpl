@@ -112,6 +112,9 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- if .root.Values.nats.tls.caSecret }}
 - { name: nats-ca, mountPath: /etc/tidings/nats-ca, readOnly: true }
 {{- end }}
+{{- if .root.Values.nats.tls.clientSecret }}
+- { name: nats-client, mountPath: /etc/tidings/nats-client, readOnly: true }
+{{- end }}
 {{- end -}}
 {{- end -}}
 
@@ -125,6 +128,10 @@ affinity: {{- toYaml . | nindent 2 }}
 - name: nats-ca
   secret: { secretName: {{ . }} }
 {{- end }}
+{{- with .root.Values.nats.tls.clientSecret }}
+- name: nats-client
+  secret: { secretName: {{ . }}, defaultMode: 288 }
+{{- end }}
 {{- end -}}
 {{- end -}}
 
@@ -135,6 +142,13 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- if .root.Values.nats.tls.caSecret }}
 - --nats-ca=/etc/tidings/nats-ca/{{ .root.Values.nats.tls.caKey }}
+{{- end }}
+{{- if .root.Values.nats.tls.clientSecret }}
+- --nats-cert=/etc/tidings/nats-client/tls.crt
+- --nats-key=/etc/tidings/nats-client/tls.key
+{{- end }}
+{{- if .root.Values.nats.tls.first }}
+- --nats-tls-first
 {{- end }}
 {{- end -}}
 {{- end -}}
@@ -170,6 +184,11 @@ https://{{ first .Values.httpRoute.hostnames }}
 {{ ternary "https" "http" $tls }}://{{ .Release.Name }}-gateway.{{ .Release.Namespace }}.svc{{ if ne $port (ternary "443" "80" $tls) }}:{{ $port }}{{ end }}
 {{- end -}}
 
+{{/* `helm test` speaks plain HTTP: the certificate is for other names than the Service's. */}}
+{{- define "tidings.testable" -}}
+{{- if and .Values.test.enabled (not .Values.gateway.tls.secretName) -}}yes{{- end -}}
+{{- end -}}
+
 {{/* The process leaves five seconds after the window at the latest; five more are for the kubelet. */}}
 {{- define "tidings.gracePeriod" -}}
 {{- add .Values.gateway.drain.delaySeconds .Values.gateway.drain.windowSeconds 10 -}}
@@ -184,7 +203,7 @@ https://{{ first .Values.httpRoute.hostnames }}
 {{- fail "nats.url: it has no effect while nats.builtIn.enabled is true; set that to false" -}}
 {{- end -}}
 {{- if .Values.nats.builtIn.enabled -}}
-{{- range $name, $value := dict "nats.credentials.operatorSecret" .Values.nats.credentials.operatorSecret "nats.credentials.gatewaySecret" .Values.nats.credentials.gatewaySecret "nats.tls.caSecret" .Values.nats.tls.caSecret -}}
+{{- range $name, $value := dict "nats.credentials.operatorSecret" .Values.nats.credentials.operatorSecret "nats.credentials.gatewaySecret" .Values.nats.credentials.gatewaySecret "nats.tls.caSecret" .Values.nats.tls.caSecret "nats.tls.clientSecret" .Values.nats.tls.clientSecret -}}
 {{- if $value -}}{{- fail (printf "%s: it has no effect while nats.builtIn.enabled is true; set that to false and give nats.url" $name) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
