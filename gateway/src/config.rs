@@ -79,6 +79,9 @@ pub struct Arguments {
     /// How long a connection may wait between two requests; longer than your load balancer keeps idle connections
     #[arg(long, env = "TIDINGS_IDLE_TIMEOUT", value_name = "TIME", default_value = "90s", value_parser = unit::duration)]
     idle_timeout: Duration,
+    /// How long a client may not answer on the level of TCP before it counts as gone
+    #[arg(long, env = "TIDINGS_PEER_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = peer_timeout)]
+    peer_timeout: Duration,
     /// How long the body of a POST may take
     #[arg(long, env = "TIDINGS_BODY_TIMEOUT", value_name = "TIME", default_value = "15s", value_parser = unit::duration)]
     body_timeout: Duration,
@@ -103,7 +106,7 @@ pub struct Arguments {
         long,
         env = "TIDINGS_LOG",
         value_name = "FILTER",
-        default_value = "info,async_nats=warn,kube_client=off,kube_runtime=off"
+        default_value = "info,async_nats=warn,h2=error,kube_client=off,kube_runtime=off"
     )]
     log: String,
     /// How to log
@@ -183,6 +186,8 @@ pub struct ConnectionLimits {
     pub header_timeout: Duration,
     /// Between two requests.
     pub idle_timeout: Duration,
+    /// For a peer that answers nothing, on the level of TCP.
+    pub peer_timeout: Duration,
     /// The largest request head.
     pub header_bytes: u32,
 }
@@ -283,6 +288,12 @@ fn random() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
+/// The kernel counts probes in whole seconds: three of them a second apart, after as long a silence.
+fn peer_timeout(text: &str) -> Result<Duration, String> {
+    let time = unit::duration(text).map_err(|error| error.to_string())?;
+    if (6..=3600).contains(&time.as_secs()) { Ok(time) } else { Err("write a time from 6s to 1h".to_owned()) }
+}
+
 // === impl Config ===
 
 impl From<Arguments> for Config {
@@ -305,6 +316,7 @@ impl From<Arguments> for Config {
                 connections: arguments.max_connections,
                 header_timeout: arguments.header_timeout,
                 idle_timeout: arguments.idle_timeout,
+                peer_timeout: arguments.peer_timeout,
                 header_bytes: arguments.max_header_bytes,
             },
             requests: RequestLimits {
@@ -405,6 +417,7 @@ mod tests {
         assert!(fault("--max-header-bytes", "1Ki").contains("from 8Ki to 1Mi"));
         assert!(fault("--trusted-proxies", "10.0.0.0/8,nonsense").contains("as in 10.0.0.0/8"));
         assert_eq!(fault("--trusted-proxies", "10.0.0.0/8,fd00::/8"), "");
+        assert!(fault("--peer-timeout", "1s").contains("from 6s to 1h"));
         assert!(fault("--tls-cert", "c").contains("--tls-key"));
         assert!(fault("--tls-key", "k").contains("--tls-cert"));
         assert!(fault("--tls-client-ca", "ca").contains("--tls-cert"));

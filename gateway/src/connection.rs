@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::config::ConnectionLimits;
+use crate::credit::Credit;
 use crate::metrics::{ConnectionFault, Handshake};
 use crate::tls::Tls;
 
@@ -60,7 +61,7 @@ pub struct Departure {
 }
 
 /// Streams on one HTTP/2 connection; proxies open another connection for more.
-const MAX_STREAMS: u32 = 250;
+pub const MAX_STREAMS: u32 = 250;
 
 /// What one HTTP/2 stream may have unsent in memory; a slow reader waits in its cursor, not here.
 const MAX_SEND_BYTES: usize = 64 << 10;
@@ -106,6 +107,8 @@ impl Protocol {
     ) -> Result<(), ConnectionFault> {
         let deadline = Instant::now() + self.header_timeout;
         let version = tokio::select! {
+            // Of what is there, the request counts first: in a storm it is we who are late.
+            biased;
             version = version(&stream) => version,
             () = tokio::time::sleep_until(deadline) => return Err(ConnectionFault::HeaderTimeout),
             () = departure.close.cancelled() => return Ok(()),
@@ -157,14 +160,22 @@ impl Protocol {
         departure: Departure,
     ) -> Result<(), ConnectionFault> {
         let asked = Arc::new(AtomicBool::new(false));
+        let credit = (version == Version::Two).then(Credit::new);
         let service = {
-            let asked = asked.clone();
+            let (asked, credit) = (asked.clone(), credit.clone());
             service_fn(move |mut request: Request<Incoming>| {
                 asked.store(true, Relaxed);
                 request.extensions_mut().insert(ConnectInfo(peer));
+                let debt = credit.as_ref().map(Credit::ask);
                 let answer = router.clone().oneshot(request.map(Body::new));
                 // hyper keeps room for this future as long as the connection lives: a pointer instead of 5 kB.
-                Box::pin(answer)
+                Box::pin(async move {
+                    let answer = answer.await;
+                    if let Some(debt) = debt {
+                        debt.pay();
+                    }
+                    answer
+                })
             })
         };
         let io = TokioIo::new(io);
@@ -176,7 +187,12 @@ impl Protocol {
             Version::Two => {
                 // On the heap, or the many HTTP/1.1 connections would have room for it as well.
                 let mut connection = Box::pin(self.http2.serve_connection(io, service));
-                drive(connection.as_mut(), |two| two.graceful_shutdown(), &asked, deadline, departure).await
+                let driven = drive(connection.as_mut(), |two| two.graceful_shutdown(), &asked, deadline, departure);
+                let Some(credit) = credit else { return driven.await };
+                tokio::select! {
+                    ended = driven => ended,
+                    () = credit.used_up() => Err(ConnectionFault::Resets),
+                }
             }
         }
     }
@@ -213,6 +229,8 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     let (mut waited, mut last, mut closing) = (false, false, false);
     loop {
         tokio::select! {
+            // A head that is there is read before its deadline is looked at.
+            biased;
             ended = connection.as_mut() => return fault(ended, asked.load(Relaxed)),
             () = first.as_mut(), if !waited => {
                 waited = true;

@@ -4,7 +4,7 @@
 //! Outside to inside; `docs/architecture.md` follows an event through it.
 //! - The process: [`run`] owns every task; [`config`], [`signal`], [`telemetry`], [`drain`].
 //! - Connections: [`listener`] → [`accept`], as many as there is [`room`] for → [`tls`] ([`certificate`], [`der`]) where it is
-//!   on → [`connection`], HTTP/1.1 or HTTP/2.
+//!   on → [`connection`], HTTP/1.1 or HTTP/2 ([`credit`]).
 //! - Requests: [`app`] on the public port, [`admin`] on the other. [`subscribe`] and [`publish`] read what is asked for
 //!   ([`query`]); [`access`], [`limit`] ([`client`], [`rate`], [`quota`]) and [`cors`] decide. The answer is a stream, a [`problem`],
 //!   or a [`retry`] for whoever should come back; [`reply`] is their type. [`demo`] is one page.
@@ -41,6 +41,7 @@ pub mod config;
 pub mod connection;
 pub mod cors;
 pub mod credential;
+pub mod credit;
 pub mod demo;
 pub mod denied;
 pub mod der;

@@ -13,13 +13,6 @@ use crate::config::Listen;
 /// for minutes; the kernel doubles this number for its bookkeeping.
 const SEND_BUFFER_BYTES: usize = 128 << 10;
 
-/// A peer that acknowledges nothing for so long is gone: half-open connections end after four missed heartbeats.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
-
-/// For connections that have nothing to send.
-const KEEPALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3);
-
 /// A connect storm waits here; the kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
@@ -31,11 +24,12 @@ pub struct ListenFailed {
     source: io::Error,
 }
 
-/// Listens; of several candidates on the first that this machine has.
-pub fn listen(on: Listen) -> Result<TcpListener, ListenFailed> {
+/// Listens; of several candidates on the first that this machine has. A peer that acknowledges nothing for as long as
+/// `silence` is gone.
+pub fn listen(on: Listen, silence: Duration) -> Result<TcpListener, ListenFailed> {
     let mut failed = None;
     for address in on.candidates() {
-        match bind(address) {
+        match bind(address, silence) {
             Ok(listener) => return Ok(listener),
             Err(source) => {
                 // Anything else may be a machine without IPv6.
@@ -50,7 +44,7 @@ pub fn listen(on: Listen) -> Result<TcpListener, ListenFailed> {
     Err(failed.expect("an address has at least one candidate"))
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, silence: Duration) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
@@ -60,37 +54,45 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     // Linux hands all of these on to accepted sockets.
     socket.set_tcp_nodelay(true)?;
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
-    socket.set_tcp_keepalive(&KEEPALIVE)?;
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    socket.set_tcp_keepalive(&keepalive(silence))?;
+    socket.set_tcp_user_timeout(Some(silence))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
 
+/// For connections that have nothing to send: three probes in the second half of the time.
+fn keepalive(silence: Duration) -> TcpKeepalive {
+    TcpKeepalive::new().with_time(silence / 2).with_interval(silence / 6).with_retries(3)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(60);
+
     use socket2::SockRef;
     use tokio::net::TcpStream;
 
     #[tokio::test]
     async fn accepted_sockets_inherit_the_options() {
-        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap(), SILENCE).unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
         let socket = SockRef::from(&accepted);
         assert!(socket.tcp_nodelay().unwrap());
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.send_buffer_size().unwrap(), 2 * SEND_BUFFER_BYTES);
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(SILENCE));
     }
 
     #[tokio::test]
     async fn a_port_alone_takes_ipv4_and_a_taken_port_is_named() {
-        let listener = listen(":0".parse().unwrap()).unwrap();
+        let listener = listen(":0".parse().unwrap(), SILENCE).unwrap();
         let port = listener.local_addr().unwrap().port();
         TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        let taken = listen(format!(":{port}").parse().unwrap()).unwrap_err();
+        let taken = listen(format!(":{port}").parse().unwrap(), SILENCE).unwrap_err();
         assert!(taken.to_string().contains(&port.to_string()), "{taken}");
         assert_eq!(taken.source.kind(), io::ErrorKind::AddrInUse);
     }

@@ -139,6 +139,8 @@ closed_set! {
         HeaderTimeout = "header-timeout",
         /// What arrived is not HTTP, or larger than the limits.
         Protocol = "protocol",
+        /// Too many requests were taken back before they were answered.
+        Resets = "resets",
         /// The transport failed.
         Io = "io",
     }

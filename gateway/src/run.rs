@@ -81,8 +81,9 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         None => (None, Settings::default()),
     };
     let (drain, routes) = (Arc::new(Drain::new()), Arc::new(Routes::default()));
+    let silence = config.connections.peer_timeout;
     // Both ports before anything else: a taken one is the most likely fault.
-    let (admin, public) = (listen(config.admin)?, listen(config.listen)?);
+    let (admin, public) = (listen(config.admin, silence)?, listen(config.listen, silence)?);
     let tls = config.tls.map(|files| Tls::open(files, metrics.clone())).transpose()?;
     let broker = Broker::connect(&BrokerOptions { nats: config.nats, name: NAME.to_owned() }, metrics.clone())?;
     let core_link = broker.core();

@@ -89,9 +89,14 @@ impl Gateway {
         self.admin("/livez").await.is_some_and(|reply| reply.status == 200)
     }
 
+    /// `http://127.0.0.1:port` of the admin port.
+    pub fn admin_url(&self) -> String {
+        format!("http://{}", self.admin.address())
+    }
+
     /// What the admin port says; `None` if it says nothing.
     pub async fn admin(&self, path: &str) -> Option<Reply> {
-        Request::get(format!("http://{}{path}", self.admin.address())).try_send().await.ok()
+        Request::get(self.admin_url() + path).try_send().await.ok()
     }
 
     /// Its metrics now.

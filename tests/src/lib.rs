@@ -7,7 +7,7 @@
 //! - [`manifest`], [`publisher`]: what goes in. [`sse`], [`event_source`], [`web`] ([`tls`]), [`metrics`]: what comes out.
 //! - [`truth`], [`ledger`]: what was stored, and whether a record of a client agrees with it; [`transcript`]: it in short.
 //! - [`token`], [`key_server`]: what issuers make and publish.
-//! - [`nats_protocol`], [`proxy`], [`raw`]: a bad network, and a publisher with bad manners.
+//! - [`nats_protocol`], [`proxy`], [`raw`], [`h2_frames`]: a bad network, and peers with bad manners.
 //! - [`kube_site`]: operators on a Kubernetes API and NATS; [`voice`]: what a gateway would say to them; [`cable`]: what
 //!   connects one of them with a server, to be cut.
 //! - `kube_*`, [`kubectl`], [`control_plane`], [`api_audit`], [`reaper`]: a real Kubernetes API server;
@@ -20,6 +20,7 @@ pub mod chart_release;
 pub mod control_plane;
 pub mod event_source;
 pub mod gateway;
+pub mod h2_frames;
 pub mod helm;
 pub mod installation;
 pub mod key_server;

@@ -52,6 +52,7 @@ impl Default for Settings {
                 connections: None,
                 header_timeout: DEADLINE,
                 idle_timeout: DEADLINE,
+                peer_timeout: DEADLINE,
                 header_bytes: 32 << 10,
             },
             requests: RequestLimits {
@@ -109,7 +110,7 @@ impl Server {
             limits: settings.requests,
             demo: true,
         };
-        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap(), DEADLINE).unwrap();
         let address = listener.local_addr().unwrap();
         let port = Port {
             name: "public",
