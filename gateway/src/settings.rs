@@ -187,6 +187,16 @@ issuers:
     }
 
     #[test]
+    fn the_example_in_the_reference_is_a_settings_file() {
+        let reference = include_str!("../../docs/reference/settings.md");
+        let (_, rest) = reference.split_once("```yaml\n").unwrap();
+        let (example, _) = rest.split_once("```").unwrap();
+        let settings = Settings::from_yaml(example).unwrap();
+        assert_eq!(settings.issuers.len(), 3);
+        assert!(settings.kubernetes.is_some() && settings.limits.client.connections.is_some());
+    }
+
+    #[test]
     fn the_file_is_read_whole() {
         let text = format!("{MAIN}cookie: __Host-t\nkubernetes: {{enabled: true}}\ndenied: [{{subject: ann}}]\n");
         let settings = Settings::from_yaml(&text).unwrap();
