@@ -14,8 +14,8 @@ use serde::Deserialize;
 use tidings_crds::login::LoginError;
 use tidings_crds::subject::Pattern;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use crate::core_tasks::CoreTasks;
 use crate::link::{Link, Peer};
 use crate::login::NatsSettings;
 use crate::metrics::{BrokerFault, Metrics};
@@ -32,7 +32,7 @@ pub struct Broker {
     ask: Link,
     core: Link,
     metrics: Arc<Metrics>,
-    tasks: TaskTracker,
+    tasks: CoreTasks,
     stop: CancellationToken,
 }
 
@@ -120,8 +120,9 @@ struct Acknowledgement {
 // === impl Broker ===
 
 impl Broker {
-    /// Connects in the background and goes on trying: a gateway starts with NATS away.
-    pub fn connect(options: &BrokerOptions, metrics: Arc<Metrics>) -> Result<Self, BrokerError> {
+    /// Connects in the background and goes on trying: a gateway starts with NATS away. What keeps the connections is
+    /// among `tasks`.
+    pub fn connect(options: &BrokerOptions, metrics: Arc<Metrics>, tasks: CoreTasks) -> Result<Self, BrokerError> {
         let mut servers = Vec::new();
         for address in options.nats.url.split(',').map(str::trim).filter(|address| !address.is_empty()) {
             let server = ServerAddr::from_str(address);
@@ -131,11 +132,11 @@ impl Broker {
         // Later they may be broken for a while; now somebody is looking.
         handshake.check()?;
         let peer = Peer { servers, name: options.name.clone(), handshake };
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let stop = CancellationToken::new();
         let link = |purpose| Link::open(peer.clone(), purpose, metrics.clone(), stop.clone(), &tasks);
         let (live, ask, core) = (link("live"), link("ask"), link("core"));
         let broker = Self { peer, live, ask, core, metrics, tasks, stop };
-        broker.tasks.spawn(broker.clone().report());
+        broker.tasks.spawn("the watch over the NATS connections", broker.stop.clone(), broker.clone().report());
         Ok(broker)
     }
 
@@ -164,11 +165,15 @@ impl Broker {
         self.live.is_connected() && self.ask.is_connected() && self.core.is_connected()
     }
 
+    /// The tasks that the gateway cannot do without.
+    pub fn tasks(&self) -> &CoreTasks {
+        &self.tasks
+    }
+
     /// Closes the connections.
     pub async fn close(&self) {
         self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.tasks.close().await;
     }
 
     /// Publishes into `stream` and waits for the acknowledgement.
@@ -229,7 +234,6 @@ impl Broker {
             }
             let [live, ask, core] = &mut watched;
             tokio::select! {
-                () = self.stop.cancelled() => return,
                 _ = live.changed() => {}
                 _ = ask.changed() => {}
                 _ = core.changed() => {}

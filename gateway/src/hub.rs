@@ -141,7 +141,8 @@ impl Hub {
             stop: CancellationToken::new(),
         });
         let hub = Self { inner };
-        hub.inner.tasks.spawn(hub.clone().sweep());
+        let tasks = hub.inner.broker.tasks();
+        tasks.spawn("the sweep of idle channels", hub.inner.stop.clone(), hub.clone().sweep());
         hub
     }
 
@@ -284,14 +285,16 @@ impl Hub {
         let channel = Arc::new(self.channel(route));
         channels.insert(key, channel.clone());
         self.inner.metrics.channels_open(channels.len() as u64);
-        self.inner.tasks.spawn(self.clone().relay(channel.clone()));
+        let relay = relay::run(channel.clone(), self.inner.broker.clone(), self.inner.settings.log);
+        self.inner.tasks.spawn(self.clone().watch(channel.clone(), relay));
         Share::new(channel)
     }
 
-    /// Runs a channel's relay. Should it ever die, its streams end instead of falling silent, and come back to a new one.
-    async fn relay(self, channel: Arc<LiveChannel>) {
-        let run = relay::run(channel.clone(), self.inner.broker.clone(), self.inner.settings.log);
-        if AssertUnwindSafe(run).catch_unwind().await.is_err() {
+    /// Runs a channel's relay. Should it end before it is told to, its streams end instead of falling silent, and come back
+    /// to a new one.
+    async fn watch(self, channel: Arc<LiveChannel>, relay: impl Future<Output = ()>) {
+        let panicked = AssertUnwindSafe(relay).catch_unwind().await.is_err();
+        if panicked || !channel.stop.is_cancelled() {
             tracing::error!(channel = channel.key, "The relay died; its streams end and come back.");
             self.inner.channels.lock().retain(|_, open| open.id != channel.id);
             channel.end(EndReason::BrokerUnavailable);
@@ -340,7 +343,8 @@ impl Hub {
     /// Closes channels that nobody has listened to for a while.
     async fn sweep(self) {
         let mut ticks = tokio::time::interval(Duration::from_secs(5));
-        while self.inner.stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        loop {
+            ticks.tick().await;
             let now = Instant::now();
             let mut channels = self.inner.channels.lock();
             channels.retain(|_, channel| {
@@ -363,5 +367,61 @@ impl Default for HubSettings {
             patience: Duration::from_secs(5),
             linger: Duration::from_secs(30),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::BrokerOptions;
+    use crate::core_tasks::CoreTasks;
+    use crate::login::{NatsHandshake, NatsSettings};
+
+    /// A Hub with NATS away: port 9 is "discard", and nobody listens there.
+    fn hub() -> Hub {
+        let metrics = Metrics::new(10);
+        let nats = NatsSettings { url: "nats://127.0.0.1:9".to_owned(), handshake: NatsHandshake::default() };
+        let options = BrokerOptions { nats, name: "test".to_owned() };
+        let broker = Broker::connect(&options, metrics.clone(), CoreTasks::default()).unwrap();
+        Hub::new(broker, metrics, HubSettings::default())
+    }
+
+    fn route() -> Arc<Route> {
+        let yaml = "version: 1\nnamespace: demo\nname: open\ngeneration: 1\nstate: Active\n\
+             source: {durability: Durable, stream: TIDINGS_demo_open}\n\
+             topics: {kind: Below, base: tidings.demo.open}\n\
+             events: {from: New, encoding: Text, heartbeatSeconds: 15, retryMilliseconds: 1000, maxEventBytes: 65536}\n\
+             access: {tokenSources: [Header], subscribe: {mode: Public, topics: ['>']}, publish: {mode: Disabled, topics: []}}\n\
+             cors: {origins: [], allowCredentials: false}\n\
+             limits: {}\n";
+        Arc::new(Route::from_yaml(yaml).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_the_gateway_cannot_do_without_is_among_the_core_tasks() {
+        let hub = hub();
+        let keeper = "the keeper of a NATS connection";
+        let expected = [keeper, keeper, keeper, "the watch over the NATS connections", "the sweep of idle channels"];
+        assert_eq!(hub.inner.broker.tasks().running(), expected);
+        hub.close().await;
+        assert_eq!(hub.inner.broker.tasks().running(), Vec::<&str>::new());
+    }
+
+    #[tokio::test]
+    async fn when_a_relay_dies_its_streams_end_and_the_next_subscriber_gets_a_new_one() {
+        let (hub, route) = (hub(), route());
+        let share = hub.share(&route);
+        let channel = share.channel().clone();
+        hub.clone().watch(channel.clone(), async { panic!("on purpose") }).await;
+        assert_eq!(channel.fanout().ended(), Some(EndReason::BrokerUnavailable));
+        assert_eq!(hub.channels(), 0);
+        let next = hub.share(&route);
+        assert_ne!(next.channel().id, channel.id);
+        assert_eq!(next.channel().fanout().ended(), None);
+        // And a relay that ends because it was told to ends nobody's stream.
+        next.channel().stop.cancel();
+        hub.clone().watch(next.channel().clone(), async {}).await;
+        assert_eq!(next.channel().fanout().ended(), None);
+        hub.close().await;
     }
 }

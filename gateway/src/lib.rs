@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! Outside to inside; `docs/architecture.md` follows an event through it.
-//! - The process: [`run`] owns every task; [`config`], [`signal`], [`telemetry`], [`drain`].
+//! - The process: [`run`] owns every task, some of them as [`core_tasks`]; [`config`], [`signal`], [`telemetry`], [`drain`].
 //! - Connections: [`listener`] → [`accept`], as many as there is [`room`] for → [`tls`] ([`certificate`], [`der`]) where it is
 //!   on → [`connection`], HTTP/1.1 or HTTP/2 ([`credit`]).
 //! - Requests: [`app`] on the public port, [`admin`] on the other. [`subscribe`] and [`publish`] read what is asked for
@@ -39,6 +39,7 @@ pub mod claims;
 pub mod client;
 pub mod config;
 pub mod connection;
+pub mod core_tasks;
 pub mod cors;
 pub mod credential;
 pub mod credit;

@@ -9,8 +9,8 @@ use async_nats::connection::State;
 use async_nats::{Client, Event, ServerAddr};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use crate::core_tasks::CoreTasks;
 use crate::login::NatsHandshake;
 use crate::metrics::{BrokerFault, Metrics};
 
@@ -80,18 +80,12 @@ pub struct Health {
 
 impl Link {
     /// Connects in the background, for as long as `stop` allows.
-    pub fn open(
-        peer: Peer,
-        purpose: &str,
-        metrics: Arc<Metrics>,
-        stop: CancellationToken,
-        tasks: &TaskTracker,
-    ) -> Self {
+    pub fn open(peer: Peer, purpose: &str, metrics: Arc<Metrics>, stop: CancellationToken, core: &CoreTasks) -> Self {
         let (sender, health) = watch::channel(Health::default());
         let client = Arc::new(ArcSwapOption::empty());
         let keeper =
             Keeper { peer, purpose: purpose.into(), client: client.clone(), health: Arc::new(sender), metrics };
-        tasks.spawn(async move { stop.run_until_cancelled(keeper.keep()).await });
+        core.spawn("the keeper of a NATS connection", stop, keeper.keep());
         Self { client, health }
     }
 

@@ -18,6 +18,7 @@ use crate::authority::Authority;
 use crate::broker::{Broker, BrokerError, BrokerOptions};
 use crate::config::{Config, ConnectionLimits, Source};
 use crate::connection::{Departure, Protocol};
+use crate::core_tasks::CoreTasks;
 use crate::drain::{Drain, DrainTimes, Phase};
 use crate::hub::{Hub, HubSettings};
 use crate::listener::{ListenFailed, listen};
@@ -85,7 +86,9 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     // Both ports before anything else: a taken one is the most likely fault.
     let (admin, public) = (listen(config.admin, silence)?, listen(config.listen, silence)?);
     let tls = config.tls.map(|files| Tls::open(files, metrics.clone())).transpose()?;
-    let broker = Broker::connect(&BrokerOptions { nats: config.nats, name: NAME.to_owned() }, metrics.clone())?;
+    let tasks = CoreTasks::default();
+    let options = BrokerOptions { nats: config.nats, name: NAME.to_owned() };
+    let broker = Broker::connect(&options, metrics.clone(), tasks.clone())?;
     let core_link = broker.core();
     let hub = Hub::new(broker, metrics.clone(), HubSettings::default());
 
@@ -208,6 +211,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
             let name = ended.and_then(Result::ok).unwrap_or("a core task, by a panic,");
             return Err(RunError::Ended(name));
         }
+        name = tasks.ended() => return Err(RunError::Ended(name)),
         _ = &mut public => return Err(RunError::Ended("the public port")),
     };
     let times = match ask {
@@ -226,7 +230,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         warn!("Some connections did not close in time.");
     }
     if timeout(CLOSING, hub.close()).await.is_err() {
-        warn!("The connections to NATS did not close in time.");
+        warn!(still = ?tasks.running(), "The connections to NATS did not close in time.");
     }
     info!("Ended.");
     Ok(())

@@ -12,6 +12,7 @@ use tidings_gateway::broker::{Broker, BrokerOptions};
 use tidings_gateway::client::ForwardedHeader;
 use tidings_gateway::config::{ConnectionLimits, RequestLimits};
 use tidings_gateway::connection::{Departure, Protocol};
+use tidings_gateway::core_tasks::CoreTasks;
 use tidings_gateway::drain::Drain;
 use tidings_gateway::hub::{Hub, HubSettings};
 use tidings_gateway::listener::listen;
@@ -90,7 +91,7 @@ impl Server {
             nats: NatsSettings { url: "nats://127.0.0.1:9".to_owned(), handshake: NatsHandshake::default() },
             name: "test".to_owned(),
         };
-        let broker = Broker::connect(&options, metrics.clone()).unwrap();
+        let broker = Broker::connect(&options, metrics.clone(), CoreTasks::default()).unwrap();
         let patience = Duration::from_millis(50);
         let hub = Hub::new(broker, metrics.clone(), HubSettings { patience, ..HubSettings::default() });
         let routes = Arc::new(Routes::default());
