@@ -2,6 +2,7 @@
 //! tells over NATS. What the operator would write, the tests write, with its rights.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,6 +14,7 @@ use serde_json::json;
 use tidings_crds::beat::{Beat, Channels};
 use tidings_crds::key::ChannelKey;
 use tidings_crds::route::{Route, RouteState};
+use tidings_tests::cable::Cable;
 use tidings_tests::control_plane::ControlPlane;
 use tidings_tests::event_source::{EventSource, Happening, Settings as Client};
 use tidings_tests::gateway::Gateway;
@@ -51,11 +53,15 @@ impl Site {
 
     async fn add_gateway(&mut self, number: usize) -> Result<()> {
         let kubeconfig = self.release.gateway_kubeconfig().await?;
+        self.add_gateway_with(number, &kubeconfig);
+        Ok(())
+    }
+
+    fn add_gateway_with(&mut self, number: usize, kubeconfig: &Path) {
         let (name, uid) = (format!("gateway-{number}"), format!("uid-{number}"));
         let arguments = ["--namespace", self.release.namespace(), "--pod-name", &name, "--pod-uid", &uid];
         let arguments = arguments.map(str::to_owned);
-        self.gateways.push(Gateway::start_in_cluster(&name, &self.nats.url(), &kubeconfig, &arguments));
-        Ok(())
+        self.gateways.push(Gateway::start_in_cluster(&name, &self.nats.url(), kubeconfig, &arguments));
     }
 
     /// Makes a channel's stream as the operator does, and returns the Route that it would write.
@@ -355,5 +361,31 @@ async fn an_api_server_that_is_away_costs_no_event_and_no_subscriber() -> Result
     for source in [steady, moved] {
         assert_faultless(&truth, &Asked::new(), &source.close());
     }
+    Ok(())
+}
+
+/// It takes most of a minute, because nothing but silence tells a dead connection from a quiet one.
+#[tokio::test]
+async fn a_connection_to_the_api_server_that_has_died_unnoticed_is_given_up() -> Result<()> {
+    let plane = ControlPlane::start().await?;
+    let mut site = Site::start(plane.cluster(), 0).await?;
+    let upstream = plane.address().trim_start_matches("https://").parse()?;
+    let cable = Cable::to(upstream).await;
+    let (server, release) = (format!("https://{}", cable.address()), &site.release);
+    let kubeconfig =
+        plane.cluster().kubeconfig_through(Some(&server), release.namespace(), release.gateway_account()).await?;
+    site.add_gateway_with(1, &kubeconfig);
+    site.gateways[0].ready().await;
+    let (before, after) = (Manifest::public("before"), Manifest::public("after"));
+    let route = |manifest: &Manifest| desired_of(&manifest.clone().with("durability", "Ephemeral")).route;
+    site.routes.apply(&route(&before)).await?;
+    site.until_served(0, &before).await;
+    let source = site.subscribe(0, &before).await;
+
+    cable.forsake();
+    site.routes.apply(&route(&after)).await?;
+    eventually(PATIENCE * 2, "the new Route is read over a new connection", || site.serves(0, &after)).await;
+    assert_eq!(ends(&source), 0);
+    assert!(site.gateways[0].is_ready().await);
     Ok(())
 }
