@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs all tests of all runners; ends with one line, "N passed, N failed", that counts them all. `make test` calls this.
 #
-#   scripts/test.sh [rust] [browser]      only these suites
+#   scripts/test.sh [rust] [browser] [cluster]      only these suites; without any: rust and browser
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -32,11 +32,21 @@ browser() {
     suite browser npm --prefix tests/browser test
 }
 
+# The chart on real nodes, with images of the programs that are built already. Needs root; see docs/testing.md.
+cluster() {
+    if [ "$(uname)" != Linux ] || [ "$(id -u)" -ne 0 ]; then
+        echo "=== cluster: left out; nodes need Linux and root"
+        return 0
+    fi
+    [ -x "${CARGO_TARGET_DIR:-target}/debug/tidings-gateway" ] || suite build cargo build --workspace --bins
+    suite cluster env PROGRAMS="${CARGO_TARGET_DIR:-target}/debug" scripts/e2e.sh
+}
+
 [ $# -gt 0 ] || set -- rust browser
 for runner in "$@"; do
     case $runner in
-        rust | browser) "$runner" ;;
-        *) echo "usage: $0 [rust] [browser]" >&2; exit 2 ;;
+        rust | browser | cluster) "$runner" ;;
+        *) echo "usage: $0 [rust] [browser] [cluster]" >&2; exit 2 ;;
     esac
 done
 

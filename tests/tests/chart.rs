@@ -46,6 +46,7 @@ operator:
   tolerations: [{ key: dedicated, operator: Exists }]
   priorityClassName: high
 gateway:
+  config: { issuers: [] }
   secrets: [issuer-keys]
   demo: true
   tls: { secretName: push-tls }
