@@ -549,6 +549,14 @@ impl Network {
     }
 }
 
+impl Drop for Network {
+    /// Sockets that still hope for an answer keep their namespace, and with it our interface, for minutes.
+    fn drop(&mut self) {
+        let interface = format!("tdg{}", self.holder.id());
+        let _ = std::process::Command::new("ip").args(["link", "del", &interface]).output();
+    }
+}
+
 fn run(program: &str, arguments: &[&str]) {
     let output = std::process::Command::new(program).args(arguments).output().expect("the program can be started");
     let said = String::from_utf8_lossy(&output.stderr);
