@@ -57,13 +57,12 @@ impl ApiError {
 
     /// The object changed meanwhile: what was decided was decided about something else.
     pub fn is_stale(&self) -> bool {
-        // A JSON patch whose `test` fails is 422; one that finds nothing to test as well.
-        matches!(self.code(), Some(409 | 422))
+        self.code() == Some(409)
     }
 
-    /// The API server says no, and will say so again.
-    pub fn is_refusal(&self) -> bool {
-        matches!(self.code(), Some(400 | 401 | 403 | 405 | 413))
+    /// The same of a JSON patch: its `test` failed, or found nothing to test.
+    pub fn is_mismatch(&self) -> bool {
+        matches!(self.code(), Some(409 | 422))
     }
 
     /// The stable name of this kind of failure, for metrics.

@@ -1,7 +1,7 @@
 //! How fast statuses are written. Pure: time is passed in.
 //!
 //! Every write gets a moment of its own, at even distances. What changed only in its counts waits for one of 20 a second,
-//! and for a minute since the last; a condition that changed waits only if very many do at once. A write costs an API server
+//! and for a while since the last; a condition that changed waits only if very many do at once. A write costs an API server
 //! about 4 ms of CPU.
 
 use std::time::{Duration, Instant};
@@ -14,8 +14,20 @@ const COUNTS_INTERVAL: Duration = Duration::from_millis(50);
 /// 100 a second: 2,000 Channels become Ready within half a minute, and leave the API server more than half a core.
 const TRANSITIONS_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The least time between two writes of the counts of one Channel.
-pub const COUNTS_PAUSE: Duration = Duration::from_secs(60);
+/// The least time between two writes of the subscribers of one Channel.
+const COUNTS_PAUSE: Duration = Duration::from_secs(60);
+
+/// The same for what somebody may be looking on: gateways take up a Route within tenths of a second of each other.
+const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a Channel's status rests after it was written, before such a change is written.
+pub fn pause(change: Change) -> Duration {
+    match change {
+        Change::None | Change::Counts => COUNTS_PAUSE,
+        Change::Progress => PROGRESS_PAUSE,
+        Change::Transition => Duration::ZERO,
+    }
+}
 
 /// When the next writes may be.
 #[derive(Debug)]
@@ -36,7 +48,7 @@ impl Budget {
     pub fn reserve(&mut self, change: Change, now: Instant) -> Instant {
         let (next, interval) = match change {
             Change::Transition => (&mut self.transitions, TRANSITIONS_INTERVAL),
-            Change::Counts | Change::None => (&mut self.counts, COUNTS_INTERVAL),
+            Change::Progress | Change::Counts | Change::None => (&mut self.counts, COUNTS_INTERVAL),
         };
         let at = (*next).max(now);
         *next = at + interval;

@@ -63,7 +63,7 @@ pub struct Entry {
     /// The moment that was reserved for writing its status, and for how much of a change.
     pub slot: Option<(Change, Instant)>,
     /// When its status was written last.
-    pub counted: Option<Instant>,
+    pub written: Option<Instant>,
 }
 
 // === impl Catalogue ===
@@ -206,7 +206,7 @@ impl Catalogue {
                 news
             }
             _ => {
-                self.entries.insert(key.clone(), Entry { seen, account: None, slot: None, counted: None });
+                self.entries.insert(key.clone(), Entry { seen, account: None, slot: None, written: None });
                 News::Specification
             }
         };

@@ -194,9 +194,12 @@ impl Gateways {
 
     /// The open streams of a Channel on all gateways; `None` while that is not known.
     pub fn subscribers(&self, key: &ChannelKey, now: Instant) -> Option<u64> {
-        let heard = self.heard.values().filter(|gateway| now.saturating_duration_since(gateway.at) < SILENCE);
+        let fresh = |gateway: &&Gateway| now.saturating_duration_since(gateway.at) < SILENCE;
+        let heard = self.heard.values().filter(fresh);
         let count = heard.filter_map(|gateway| Some(gateway.channels.get(key)?.subscribers)).sum();
-        self.is_settled(now).then_some(count)
+        let listed = self.slices.as_ref().is_some_and(|slices| slices.synced) && !self.expected.is_empty();
+        let all = || self.expected.keys().all(|pod| self.heard.get(pod).as_ref().is_some_and(fresh));
+        (self.is_settled(now) || (listed && all())).then_some(count)
     }
 
     /// When something changes by time alone.
@@ -451,12 +454,15 @@ pub(crate) mod tests {
     fn nothing_is_settled_before_one_interval_of_beats_has_passed() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut gateways = listed(&[("a", true)], start);
+        let mut gateways = listed(&[("a", true), ("b", true)], start);
         gateways.take_beat(beat("a", Some("d1")), start);
         assert_eq!(gateways.next(start), Some(at(12)));
         assert_eq!(gateways.subscribers(&key("orders"), at(11)), None);
         assert_eq!(gateways.subscribers(&key("orders"), at(12)), Some(2));
         assert!(!gateways.view(&key("orders"), None, at(11)).settled);
         assert!(gateways.view(&key("orders"), None, at(12)).settled);
+        // Unless everybody who counts was heard already.
+        gateways.take_beat(beat("b", Some("d1")), start);
+        assert_eq!(gateways.subscribers(&key("orders"), at(1)), Some(4));
     }
 }

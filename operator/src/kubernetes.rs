@@ -139,7 +139,12 @@ impl Kubernetes {
                     error!(error = ?ended.err(), "A watch ended.");
                     return false;
                 }
-                Ok(()) = connection.changed() => {
+                changed = connection.changed() => {
+                    if changed.is_err() {
+                        // The client has ended for good; a new process has a new one.
+                        error!("The connection to NATS ended.");
+                        return false;
+                    }
                     let connected = *connection.borrow_and_update();
                     self.agenda.broker(connected, Instant::now());
                 }
@@ -313,6 +318,7 @@ async fn write(
     failpoint::reached("status-written");
     visits.ctx.metrics.status_written(match change {
         Change::Transition => "transition",
+        Change::Progress => "progress",
         Change::Counts | Change::None => "counts",
     });
     Ok(written)

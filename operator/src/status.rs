@@ -45,8 +45,10 @@ pub struct Outlook<'o> {
 pub enum Change {
     /// Nothing.
     None,
-    /// Counts and messages only: nobody waits for that.
+    /// Only how many subscribers there are: nobody waits for that.
     Counts,
+    /// How many gateways serve it, or the words of a condition: somebody may be looking on.
+    Progress,
     /// A condition, or something that people and programs rely on.
     Transition,
 }
@@ -101,7 +103,15 @@ pub fn change(stands: &ChannelStatus, wanted: &ChannelStatus) -> Change {
     if stands == *wanted {
         return Change::None;
     }
-    if without_counts(stands) == without_counts(wanted.clone()) { Change::Counts } else { Change::Transition }
+    let subscribers = |status: &ChannelStatus| ChannelStatus { subscribers: None, ..status.clone() };
+    let (stands, wanted) = (subscribers(&stands), subscribers(wanted));
+    if stands == wanted {
+        Change::Counts
+    } else if without_progress(stands) == without_progress(wanted) {
+        Change::Progress
+    } else {
+        Change::Transition
+    }
 }
 
 /// The document that writes a status by server-side apply: for the very object that was observed, or not at all.
@@ -126,8 +136,7 @@ fn ours(status: &ChannelStatus) -> ChannelStatus {
     ChannelStatus { conditions: conditions.cloned().collect(), ..status.clone() }
 }
 
-fn without_counts(mut status: ChannelStatus) -> ChannelStatus {
-    status.subscribers = None;
+fn without_progress(mut status: ChannelStatus) -> ChannelStatus {
     status.gateways = None;
     for condition in &mut status.conditions {
         if condition.type_ == ReadyReason::TYPE {
@@ -342,6 +351,8 @@ mod tests {
         let before = status(&channel(1, &ChannelStatus::default()), &outlook(&account, &view), &first());
         let view = View { serving: 2, behind: 1, expected: 3, ..serving() };
         let after = status(&channel(1, &before), &outlook(&account, &view), &later());
+        assert_eq!(change(&before, &after), Change::Progress);
+        let after = ChannelStatus { subscribers: Some(4), ..before.clone() };
         assert_eq!(change(&before, &after), Change::Counts);
         let after = status(&channel(1, &before), &outlook(&account, &serving()), &later());
         assert_eq!(change(&before, &after), Change::Transition);

@@ -43,6 +43,10 @@ const NAME_IN_USE: u64 = 10058;
 /// "incomplete results", "JetStream system temporarily unavailable", "JetStream cluster can not handle request".
 const PASSING: [u64; 3] = [10004, 10008, 10009];
 
+/// Messages of one subscription that may wait: beats, of 256 KiB at most and mostly far less. What is dropped is made up for by
+/// the next full beat.
+const MOST_WAITING: usize = 1024;
+
 /// Where the replies to our requests go. Permissions name it: see `docs/reference/nats-permissions.md`.
 const INBOX: &str = "_INBOX_tidings_operator";
 
@@ -172,6 +176,7 @@ impl Streams {
             .options(&servers)
             .name("tidings-operator")
             .custom_inbox_prefix(INBOX)
+            .subscription_capacity(MOST_WAITING)
             .retry_on_initial_connect()
             .max_reconnects(None)
             .connection_timeout(CALL_TIMEOUT)

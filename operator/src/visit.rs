@@ -70,8 +70,8 @@ impl Visits {
         let mut visited = Visited { again: report.again, account: Account::Reconciled(Box::new(report)), object: None };
         if let Err(error) = self.hold(channel, spec, &mut visited).await {
             self.ctx.metrics.error(error.category());
-            // Stale: somebody changed the Channel meanwhile, or deletes it; the next visit sees what.
-            if !error.is_stale() && !error.is_gone() {
+            // Somebody changed the Channel meanwhile, or deletes it; the next visit sees what.
+            if !error.is_mismatch() && !error.is_gone() {
                 warn!(channel = %channel.key, error = %chain(&error), "Failed to change a finalizer; trying again.");
             }
             visited.again = !error.is_gone();

@@ -100,18 +100,20 @@ impl KubeSite {
     }
 
     fn program(&self, kubeconfig: &Path, arguments: &[&str]) -> Result<Program> {
-        // Short leases, so that tests need not wait for long ones.
-        let usual = ["--lease-seconds", "3", "--resync-seconds", "2", "--public-url", "https://push.example"];
-        let program = Program::built(BINARY)
-            .named("operator")
-            .env("KUBECONFIG", kubeconfig.to_str().context("a path in UTF-8")?)
-            .args(["--nats", &self.nats.url_of("operator"), "--namespace", self.release.namespace()]);
-        let mut program =
-            if arguments.contains(&"--class-name") { program } else { program.args(["--class-name", self.class()]) };
-        for pair in usual.chunks(2) {
-            if !arguments.contains(&pair[0]) {
-                program = program.args(pair.iter().copied());
-            }
+        let nats = self.nats.url_of("operator");
+        let usual = [
+            ["--nats", &nats],
+            ["--namespace", self.release.namespace()],
+            ["--class-name", self.class()],
+            // Short, so that tests need not wait for long ones.
+            ["--lease-seconds", "3"],
+            ["--resync-seconds", "2"],
+            ["--public-url", "https://push.example"],
+        ];
+        let kubeconfig = kubeconfig.to_str().context("a path in UTF-8")?;
+        let mut program = Program::built(BINARY).named("operator").env("KUBECONFIG", kubeconfig);
+        for [flag, value] in usual.iter().filter(|[flag, _]| !arguments.contains(flag)) {
+            program = program.args([*flag, *value]);
         }
         Ok(program.args(arguments.iter().copied()))
     }
@@ -272,10 +274,12 @@ impl KubeOperator {
         self.process().ready(|| async { ask.try_send().await.is_ok_and(|reply| reply.status == 200) }).await;
     }
 
-    /// What `/readyz` says.
+    /// What `/readyz` says; 0 while nobody answers.
     pub async fn readiness(&self) -> (u16, String) {
-        let reply = Request::get(format!("http://{}/readyz", self.admin.address())).send().await;
-        (reply.status.into(), reply.text())
+        match Request::get(format!("http://{}/readyz", self.admin.address())).try_send().await {
+            Ok(reply) => (reply.status.into(), reply.text()),
+            Err(error) => (0, format!("{error:?}")),
+        }
     }
 
     /// Waits until it leads.
@@ -286,9 +290,14 @@ impl KubeOperator {
 
     /// The sum over a metric's series.
     pub async fn metric(&self, name: &str) -> f64 {
+        self.metric_where(name, &[]).await
+    }
+
+    /// The sum over the series that carry all these labels, each written `label="value"`; -1 while nobody answers.
+    pub async fn metric_where(&self, name: &str, labels: &[&str]) -> f64 {
         let ask = Request::get(format!("http://{}/metrics", self.admin.address()));
         match ask.try_send().await {
-            Ok(reply) => crate::metrics::Samples::read(&reply.text()).sum(name),
+            Ok(reply) => crate::metrics::Samples::read(&reply.text()).sum_where(name, labels),
             Err(_) => -1.0,
         }
     }
