@@ -6,7 +6,7 @@ SHELL := /bin/sh
 # One cargo at a time; cargo itself uses all cores.
 .NOTPARALLEL:
 
-.PHONY: help run test check lint fmt build images cluster e2e generate deny advisories clean
+.PHONY: help run test bench check lint fmt build images cluster e2e generate deny advisories clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [VARIABLE=value …]"
@@ -20,6 +20,9 @@ run: build ## Run everything on this machine with the channels in docs/examples;
 
 test: ## Run all tests; installs what they need (nats-server, Chromium) in pinned versions
 	@exec scripts/test.sh
+
+bench: ## Measure the release build beside nchan and the floor of the machine; ARGS="--all --rounds 5" for everything
+	@exec scripts/bench.sh $(ARGS)
 
 check: lint ## Run the lints and the unit tests: a few minutes, right before every commit
 	cargo test --workspace --lib --bins
