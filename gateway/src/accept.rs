@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::connection::{Departure, Protocol};
+use crate::connection::{Departure, Protocol, Served};
 use crate::metrics::Metrics;
 use crate::room::Room;
+use crate::shards::Shards;
 use crate::tls::Tls;
 
 /// One port and everything that serves it.
@@ -26,6 +28,8 @@ pub struct Port {
     pub protocol: Protocol,
     /// What stands in front of the protocol.
     pub tls: Option<Arc<Tls>>,
+    /// Who takes over the sockets that the protocol hands over.
+    pub shards: Option<Shards>,
     /// How many there may be.
     pub room: Arc<Room>,
     /// Who answers.
@@ -60,10 +64,9 @@ impl Port {
                     connections.spawn(async move {
                         // Not `run_until_cancelled`: it would hold the future twice, 2 kB more for each connection.
                         tokio::select! {
-                            () = port.connection(stream, peer, departure) => {}
+                            () = port.connection(stream, peer, departure, place) => {}
                             () = cut.cancelled() => {}
                         }
-                        drop(place);
                     });
                 }
                 Some(Err(error)) if is_the_peer_s(&error) => {}
@@ -81,7 +84,7 @@ impl Port {
         connections.wait().await;
     }
 
-    async fn place(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
         if let Some(place) = self.room.try_enter() {
             return Some(place);
         }
@@ -92,19 +95,30 @@ impl Port {
         self.room.enter().await
     }
 
-    async fn connection(&self, stream: TcpStream, peer: SocketAddr, departure: Departure) {
-        let _open = self.metrics.clone().map(Open::new);
+    async fn connection(&self, stream: TcpStream, peer: SocketAddr, departure: Departure, place: OwnedSemaphorePermit) {
+        let open = self.metrics.clone().map(Open::new);
         let router = self.router.clone();
         let served = match &self.tls {
             None => self.protocol.serve_tcp(stream, peer, router, departure).await,
             // On the heap, or connections without TLS would have room for it as well.
-            Some(tls) => Box::pin(self.protocol.serve_tls(stream, tls, peer, router, departure)).await,
-        };
-        if let Err(fault) = served {
-            if let Some(metrics) = &self.metrics {
-                metrics.connection_fault(fault);
+            Some(tls) => {
+                let ended = Box::pin(self.protocol.serve_tls(stream, tls, peer, router, departure)).await;
+                ended.map(|()| Served::Closed)
             }
-            debug!(port = self.name, %peer, fault = fault.as_str(), "A connection failed.");
+        };
+        match served {
+            Ok(Served::Closed) => {}
+            Ok(Served::Handed(stream, handed)) => match (&self.shards, stream.into_std()) {
+                (Some(shards), Ok(socket)) => shards.take(socket, handed, Held { _place: place, _open: open }),
+                (_, Err(error)) => debug!(port = self.name, %peer, %error, "Failed to hand a connection over."),
+                (None, _) => debug!(port = self.name, %peer, "Nobody takes connections over."),
+            },
+            Err(fault) => {
+                if let Some(metrics) = &self.metrics {
+                    metrics.connection_fault(fault);
+                }
+                debug!(port = self.name, %peer, fault = fault.as_str(), "A connection failed.");
+            }
         }
     }
 }
@@ -125,7 +139,15 @@ fn is_the_peer_s(error: &io::Error) -> bool {
     )
 }
 
+/// What a connection holds for as long as its socket is open, whoever has it.
+#[derive(Debug)]
+pub struct Held {
+    _place: OwnedSemaphorePermit,
+    _open: Option<Open>,
+}
+
 /// Counts one connection for as long as it is there, however it ends.
+#[derive(Debug)]
 struct Open(Arc<Metrics>);
 
 impl Open {

@@ -27,6 +27,7 @@ use crate::credential::Credential;
 use crate::demo;
 use crate::drain::{Drain, Phase};
 use crate::grant::Action;
+use crate::handover::Offer;
 use crate::hub::{Hub, Subscribe};
 use crate::lease::Lease;
 use crate::limit::{Clients, Place};
@@ -38,7 +39,7 @@ use crate::reply::Reply;
 use crate::retry;
 use crate::room::Room;
 use crate::routes::{Routes, Served};
-use crate::subscribe::{Asked, OpenStream};
+use crate::subscribe::{self, Asked};
 
 /// The public port.
 pub struct App {
@@ -76,6 +77,8 @@ struct Call<'r> {
     headers: &'r HeaderMap,
     client: Client,
     served: Option<Arc<Served>>,
+    /// The connection, if it can be taken over.
+    offer: Option<Offer>,
 }
 
 // === impl App ===
@@ -97,7 +100,8 @@ impl App {
         } else if let Some(key) = key {
             let served = self.routes.get(&key);
             let client = Client::of(peer.ip(), &headers, &self.limits.trusted_proxies, self.limits.forwarded_header);
-            let call = Call { key: &key, uri: &uri, headers: &headers, client, served };
+            let offer = request.extensions().get::<Offer>().cloned();
+            let call = Call { key: &key, uri: &uri, headers: &headers, client, served, offer };
             let (operation, mut reply) = self.channel(&call, request).await;
             let cors = call.served.as_ref().map(|served| &served.route.cors);
             cors::allow(cors, &headers, reply.headers_mut());
@@ -160,7 +164,7 @@ impl App {
         let topics = granted.intersect(&asked.topics).ok_or_else(nothing)?;
         asked.fits(&served.route)?;
         if head {
-            return Ok(OpenStream::head());
+            return Ok(subscribe::head());
         }
         let place = match self.place(served, self.client(call, caller.as_ref())) {
             Ok(place) => place,
@@ -168,15 +172,16 @@ impl App {
         };
         let begins = (Instant::now(), SystemTime::now());
         let lease = Lease::new((asked.topics, &granted), caller, rules.clone(), revision, begins, rand::random());
-        match self.hub.subscribe(&served.route, Subscribe { topics, start: asked.start }, lease).await {
-            Ok(events) => {
+        let request = Subscribe { topics, start: asked.start };
+        match self.hub.subscribe(&served.route, request, lease, Some(place)).await {
+            Ok(opened) => {
                 // A Route that changed before the channel was open has not reached it.
                 let now = self.routes.get(call.key).map(|served| served.route.clone());
                 if now.as_ref().is_none_or(|now| !Arc::ptr_eq(now, &served.route)) {
                     self.hub.route_changed(call.key, now);
                 }
                 self.metrics.subscribed_after(started.elapsed());
-                Ok(OpenStream::reply(events, place))
+                Ok(subscribe::stream(opened, call.offer.as_ref()))
             }
             Err(error) => {
                 debug!(channel = %served.route.key(), %error, "Failed to open a stream.");

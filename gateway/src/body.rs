@@ -1,6 +1,6 @@
-//! How the bytes leave, for now: a streaming body that hyper polls.
+//! A streaming body that hyper polls: how the bytes leave over HTTP/2, and wherever the socket cannot be handed over.
 //!
-//! What is sent next is decided in [`crate::subscriber`]; this only waits, for news, for the stream behind the Log, for the
+//! What is sent next is decided in [`crate::stream`]; this only waits, for news, for the stream behind the Log, for the
 //! next heartbeat, and hands out what it is given.
 
 use std::collections::VecDeque;
@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -16,56 +16,25 @@ use futures_util::future::BoxFuture;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
-use crate::channel::{Behind, LiveChannel, Share};
 use crate::chunk::Chunk;
-use crate::end::EndReason;
-use crate::farewell::jittered;
-use crate::frame;
-use crate::metrics::GapReason;
-use crate::relay::now;
-use crate::resume::Seated;
-use crate::subscriber::{Step, Subscriber};
-
-/// What leaves in one piece, beyond the first frame: some hundred small events, four TLS records.
-const BUDGET: usize = 64 << 10;
+use crate::relay::now as wall;
+use crate::stream::{Stream, Turn, age};
 
 /// The body of one event stream.
 pub struct EventStream {
-    share: Share,
-    subscriber: Subscriber,
+    stream: Stream,
     opening: VecDeque<Bytes>,
     behind: Option<BoxFuture<'static, Arc<Chunk>>>,
     timer: Pin<Box<Sleep>>,
-    written: Instant,
-    /// Draws when the stream ends once the gateway leaves.
-    lot: f64,
-    /// Whether everything so far was sent: what comes next is live.
-    live: bool,
-    end: Option<EndReason>,
 }
 
 // === impl EventStream ===
 
 impl EventStream {
-    /// Opens the stream of a subscriber.
-    pub fn new(share: Share, seated: Seated) -> Self {
-        share.channel().metrics.stream_opened();
-        let timer = Box::pin(tokio::time::sleep(share.channel().heartbeat()));
-        Self {
-            share,
-            subscriber: seated.subscriber,
-            opening: seated.opening.into(),
-            behind: None,
-            timer,
-            written: Instant::now(),
-            lot: rand::random(),
-            live: false,
-            end: None,
-        }
-    }
-
-    fn channel(&self) -> &Arc<LiveChannel> {
-        self.share.channel()
+    /// The body of this stream, which begins with `opening`.
+    pub fn new(stream: Stream, opening: Vec<Bytes>) -> Self {
+        let timer = Box::pin(tokio::time::sleep_until(stream.due().into()));
+        Self { stream, opening: opening.into(), behind: None, timer }
     }
 
     /// The next bytes, if there are any now; the end of the stream if it has ended.
@@ -73,93 +42,58 @@ impl EventStream {
         if let Some(bytes) = self.opening.pop_front() {
             return Poll::Ready(Some(bytes));
         }
-        if self.end.is_some() {
-            return Poll::Ready(None);
-        }
-        let instant = Instant::now();
-        let leaves_at = self.channel().farewell().at(self.lot);
-        if leaves_at.is_some_and(|at| at <= instant) {
-            return Poll::Ready(Some(self.last_words(EndReason::Shutdown)));
-        }
-        let channel = self.share.channel();
-        if let Some(reason) = self.subscriber.check(instant, channel.version(), || channel.route()) {
-            return Poll::Ready(Some(self.last_words(reason)));
-        }
-        if let Some(behind) = &mut self.behind
-            && let Poll::Ready(chunk) = behind.poll_unpin(cx)
-        {
-            self.behind = None;
-            if let Some(gap) = self.subscriber.take(chunk) {
-                self.channel().metrics.gap(GapReason::Expired);
-                return Poll::Ready(Some(gap));
-            }
-        }
-        match self.step(cx) {
-            Step::Events(batch) => {
-                let metrics = &self.channel().metrics;
-                metrics.delivered(batch.events, batch.bytes.len() as u64);
-                if self.live {
-                    metrics.delivery_latency(Duration::from_millis(now().saturating_sub(batch.newest)));
+        loop {
+            if let Some(behind) = &mut self.behind
+                && let Poll::Ready(chunk) = behind.poll_unpin(cx)
+            {
+                self.behind = None;
+                if let Some(gap) = self.stream.take(chunk, Instant::now()) {
+                    return Poll::Ready(Some(gap));
                 }
-                Poll::Ready(Some(batch.bytes))
             }
-            Step::Gap(reason, bytes) => {
-                self.channel().metrics.gap(reason);
-                Poll::Ready(Some(bytes))
-            }
-            Step::End(reason) => Poll::Ready(Some(self.last_words(reason))),
-            Step::Read { after, floor } => {
-                if std::mem::take(&mut self.live) {
-                    self.channel().metrics.fell_behind();
+            match self.turn(cx) {
+                Turn::Events(events) => {
+                    let metrics = &self.stream.channel().metrics;
+                    metrics.delivered(events.batch.events, events.batch.bytes.len() as u64);
+                    if events.live {
+                        metrics.delivery_latency(age(&events.batch, wall()), 1);
+                    }
+                    return Poll::Ready(Some(events.batch.bytes));
                 }
-                let behind = Behind { topics: self.subscriber.topics().clone(), after, floor };
-                self.behind = Some(self.channel().clone().read_behind(behind).boxed());
-                self.next(cx)
+                Turn::Control(bytes) => return Poll::Ready(Some(bytes)),
+                Turn::Over => return Poll::Ready(None),
+                Turn::Read(behind) => self.behind = Some(self.stream.channel().clone().read_behind(behind).boxed()),
+                Turn::Wait => std::task::ready!(self.rest(cx)),
             }
-            Step::Wait => self.rest(cx, leaves_at),
         }
     }
 
-    /// What the Fanout has for us; if that is nothing, it will wake us.
-    fn step(&mut self, cx: &mut Context<'_>) -> Step {
-        let mut fanout = self.share.channel().fanout();
-        let step = match (&self.behind, fanout.ended()) {
-            (Some(_), Some(reason)) => Step::End(reason),
-            (Some(_), None) => Step::Wait,
-            (None, _) => self.subscriber.next(&fanout, BUDGET),
-        };
-        if step == Step::Wait {
-            fanout.wait(self.subscriber.cursor(), cx.waker());
+    /// What there is to do; if that is nothing, the channel will wake us.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Turn {
+        let channel = self.stream.channel().clone();
+        let mut fanout = channel.fanout();
+        let now = Instant::now();
+        let turn = self.stream.turn(&fanout, now, now);
+        if matches!(turn, Turn::Wait) {
+            fanout.wait(self.stream.subscriber().cursor(), cx.waker());
         }
-        step
+        turn
     }
 
-    /// Nothing to send: a heartbeat when it is time for one.
-    fn rest(&mut self, cx: &mut Context<'_>, leaves_at: Option<Instant>) -> Poll<Option<Bytes>> {
-        self.live = self.behind.is_none();
-        let heartbeat = self.written + self.channel().heartbeat();
-        let due = [leaves_at, self.subscriber.ends_at()].into_iter().flatten().fold(heartbeat, Instant::min);
+    /// Ready when it is time to look again.
+    fn rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let due = self.stream.due().into();
         // A timer that goes off too early is set anew then: not at every event.
-        if self.timer.deadline().into_std() > due {
-            self.timer.as_mut().reset(due.into());
+        if self.timer.deadline() > due {
+            self.timer.as_mut().reset(due);
         }
         while self.timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() < due {
-                self.timer.as_mut().reset(due.into());
-            } else if due == heartbeat {
-                return Poll::Ready(Some(self.subscriber.heartbeat()));
-            } else {
-                // Time to leave, or a token that has expired: both are asked for first of all.
-                return self.next(cx);
+            if Instant::now() >= due.into_std() {
+                return Poll::Ready(());
             }
+            self.timer.as_mut().reset(due);
         }
         Poll::Pending
-    }
-
-    fn last_words(&mut self, reason: EndReason) -> Bytes {
-        self.end = Some(reason);
-        let retry = jittered(self.channel().route().events.retry_milliseconds, rand::random());
-        frame::end(reason.as_str(), retry)
     }
 }
 
@@ -171,15 +105,11 @@ impl Body for EventStream {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let next = std::task::ready!(self.next(cx));
-        if next.is_some() {
-            self.written = Instant::now();
-        }
-        Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
+        self.next(cx).map(|next| next.map(|bytes| Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.end.is_some() && self.opening.is_empty()
+        self.stream.is_over() && self.opening.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -187,18 +117,8 @@ impl Body for EventStream {
     }
 }
 
-impl Drop for EventStream {
-    fn drop(&mut self) {
-        let reason = self.end.unwrap_or(EndReason::ClientGone);
-        let channel = self.share.channel();
-        channel.fanout().leave(self.subscriber.cursor());
-        channel.metrics.stream_closed(reason);
-        tracing::debug!(channel = channel.key, reason = reason.as_str(), "Stream ended.");
-    }
-}
-
 impl std::fmt::Debug for EventStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EventStream").field("subscriber", &self.subscriber).finish_non_exhaustive()
+        f.debug_struct("EventStream").field("stream", &self.stream).finish_non_exhaustive()
     }
 }

@@ -1,6 +1,6 @@
 //! One channel with subscribers here: what is known of it, and who is asked about it.
 //!
-//! [`crate::relay`] keeps it up to date, [`crate::resume`] seats subscribers, [`crate::body`] sends them what is theirs.
+//! [`crate::relay`] keeps it up to date, [`crate::resume`] seats subscribers, [`crate::stream`] sends them what is theirs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

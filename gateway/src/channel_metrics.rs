@@ -190,9 +190,9 @@ impl ChannelMetrics {
         self.delivered_bytes.add(bytes);
     }
 
-    /// A live event reached a socket this long after NATS stamped it.
-    pub fn delivery_latency(&self, latency: Duration) {
-        self.delivery_latency.observe(latency);
+    /// Live events reached so many sockets this long after NATS stamped the last of them.
+    pub fn delivery_latency(&self, latency: Duration, sockets: u64) {
+        self.delivery_latency.observe(latency, sockets);
     }
 
     /// A subscriber was told of a gap.

@@ -2,12 +2,15 @@
 //!
 //! Generic over the transport: TLS may stand in front of it.
 
+use std::convert::Infallible;
 use std::error::Error;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -18,7 +21,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +29,7 @@ use tower::ServiceExt;
 
 use crate::config::ConnectionLimits;
 use crate::credit::Credit;
+use crate::handover::{Handed, Offer};
 use crate::metrics::{ConnectionFault, Handshake};
 use crate::tls::Tls;
 
@@ -34,6 +38,23 @@ pub struct Protocol {
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
     header_timeout: Duration,
+    /// Whether sockets with an event stream are given away.
+    hands_over: bool,
+}
+
+/// How a connection ended, if not by a fault.
+#[derive(Debug)]
+pub enum Served<T> {
+    /// It is closed.
+    Closed,
+    /// It goes on, with an event stream to be written to it.
+    Handed(T, Box<Handed>),
+}
+
+/// A transport that tells an offer whether it takes bytes.
+struct Watched<T> {
+    inner: T,
+    offer: Offer,
 }
 
 /// What a connection speaks.
@@ -94,7 +115,12 @@ impl Protocol {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING);
-        Self { http1, http2, header_timeout: limits.header_timeout }
+        Self { http1, http2, header_timeout: limits.header_timeout, hands_over: false }
+    }
+
+    /// The same, but HTTP/1.1 connections are given away once they carry an event stream.
+    pub fn handing_over(self) -> Self {
+        Self { hands_over: true, ..self }
     }
 
     /// Serves a TCP connection to its end, with what it begins to speak.
@@ -104,19 +130,19 @@ impl Protocol {
         peer: SocketAddr,
         router: Router,
         departure: Departure,
-    ) -> Result<(), ConnectionFault> {
+    ) -> Result<Served<TcpStream>, ConnectionFault> {
         let deadline = Instant::now() + self.header_timeout;
         let version = tokio::select! {
             // Of what is there, the request counts first: in a storm it is we who are late.
             biased;
             version = version(&stream) => version,
             () = tokio::time::sleep_until(deadline) => return Err(ConnectionFault::HeaderTimeout),
-            () = departure.close.cancelled() => return Ok(()),
+            () = departure.close.cancelled() => return Ok(Served::Closed),
         };
         match version {
             Ok(Some(version)) => self.serve(stream, version, deadline, peer, router, departure).await,
-            Ok(None) => Ok(()),
-            Err(error) => io_fault(&error),
+            Ok(None) => Ok(Served::Closed),
+            Err(error) => io_fault(&error).map(|()| Served::Closed),
         }
     }
 
@@ -143,58 +169,116 @@ impl Protocol {
             Some(b"h2") => Version::Two,
             _ => Version::One,
         };
-        self.serve(stream, version, deadline, peer, router, departure).await
+        // A session stays with hyper: a port with TLS does not hand over.
+        self.serve(stream, version, deadline, peer, router, departure).await.map(drop)
     }
 
-    /// Serves a connection to its end.
+    /// Serves a connection to its end, or until it is handed over.
     ///
     /// The first request head has to be there at the deadline, whatever the protocol: an HTTP/2 preface with nothing
     /// behind it would be waited for for ever otherwise.
-    pub async fn serve(
+    pub async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         &self,
-        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        io: T,
         version: Version,
         deadline: Instant,
         peer: SocketAddr,
         router: Router,
         departure: Departure,
-    ) -> Result<(), ConnectionFault> {
+    ) -> Result<Served<T>, ConnectionFault> {
         let asked = Arc::new(AtomicBool::new(false));
         let credit = (version == Version::Two).then(Credit::new);
+        let offer = Offer::default();
         let service = {
-            let (asked, credit) = (asked.clone(), credit.clone());
+            let (asked, credit, offer) = (asked.clone(), credit.clone(), offer.clone());
+            let offers = self.hands_over && version == Version::One;
             service_fn(move |mut request: Request<Incoming>| {
                 asked.store(true, Relaxed);
                 request.extensions_mut().insert(ConnectInfo(peer));
+                if offers {
+                    request.extensions_mut().insert(offer.clone());
+                }
                 let debt = credit.as_ref().map(Credit::ask);
                 let answer = router.clone().oneshot(request.map(Body::new));
+                let offer = offer.clone();
                 // hyper keeps room for this future as long as the connection lives: a pointer instead of 5 kB.
                 Box::pin(async move {
-                    let answer = answer.await;
+                    let answer = answer.await?;
                     if let Some(debt) = debt {
                         debt.pay();
                     }
-                    answer
+                    if offer.settle(&answer) {
+                        // What was to be written is on its way elsewhere, and this connection about to be taken apart.
+                        std::future::pending::<()>().await;
+                    }
+                    Ok::<_, Infallible>(answer)
                 })
             })
         };
-        let io = TokioIo::new(io);
         match version {
             Version::One => {
-                let connection = std::pin::pin!(self.http1.serve_connection(io, service));
-                drive(connection, |one| one.graceful_shutdown(), &asked, deadline, departure).await
+                let io = TokioIo::new(Watched { inner: io, offer: offer.clone() });
+                let mut connection = self.http1.serve_connection(io, service);
+                let close = |one: Pin<&mut _>| http1::Connection::graceful_shutdown(one);
+                match drive(Pin::new(&mut connection), close, &offer, &asked, deadline, departure).await? {
+                    None => Ok(Served::Closed),
+                    Some(handed) => Ok(Served::Handed(connection.into_parts().io.into_inner().inner, handed)),
+                }
             }
             Version::Two => {
                 // On the heap, or the many HTTP/1.1 connections would have room for it as well.
-                let mut connection = Box::pin(self.http2.serve_connection(io, service));
-                let driven = drive(connection.as_mut(), |two| two.graceful_shutdown(), &asked, deadline, departure);
-                let Some(credit) = credit else { return driven.await };
+                let mut connection = Box::pin(self.http2.serve_connection(TokioIo::new(io), service));
+                let close = |two: Pin<&mut _>| http2::Connection::graceful_shutdown(two);
+                let driven = drive(connection.as_mut(), close, &offer, &asked, deadline, departure);
+                let Some(credit) = credit else { return driven.await.map(|_| Served::Closed) };
                 tokio::select! {
-                    ended = driven => ended,
+                    ended = driven => ended.map(|_| Served::Closed),
                     () = credit.used_up() => Err(ConnectionFault::Resets),
                 }
             }
         }
+    }
+}
+
+// === impl Watched ===
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+/// hyper goes on writing and flushing until nothing is left or the transport says "not now": whoever was told so last, has
+/// something left.
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.offer.blocked(written.is_pending());
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bytes);
+        self.offer.blocked(written.is_pending());
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        self.offer.blocked(flushed.is_pending());
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 
@@ -217,21 +301,25 @@ async fn version(stream: &TcpStream) -> io::Result<Option<Version>> {
     }
 }
 
-/// Polls a connection to its end; `close` asks it to end after the open requests.
+/// Polls a connection to its end, or until its offer was taken up; `close` asks it to end after the open requests.
 async fn drive<C: Future<Output = hyper::Result<()>>>(
     mut connection: Pin<&mut C>,
     close: impl Fn(Pin<&mut C>),
+    offer: &Offer,
     asked: &AtomicBool,
     deadline: Instant,
     departure: Departure,
-) -> Result<(), ConnectionFault> {
+) -> Result<Option<Box<Handed>>, ConnectionFault> {
     let mut first = std::pin::pin!(tokio::time::sleep_until(deadline));
     let (mut waited, mut last, mut closing) = (false, false, false);
     loop {
         tokio::select! {
             // A head that is there is read before its deadline is looked at.
             biased;
-            ended = connection.as_mut() => return fault(ended, asked.load(Relaxed)),
+            ended = poll_fn(|cx| polled(connection.as_mut(), offer, cx)) => return match ended {
+                Ended::Handed(handed) => Ok(Some(handed)),
+                Ended::Closed(ended) => fault(ended, asked.load(Relaxed)).map(|()| None),
+            },
             () = first.as_mut(), if !waited => {
                 waited = true;
                 if !asked.load(Relaxed) {
@@ -250,6 +338,23 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
                 close(connection.as_mut());
             }
         }
+    }
+}
+
+/// How polling a connection ends.
+enum Ended {
+    Closed(hyper::Result<()>),
+    Handed(Box<Handed>),
+}
+
+fn polled<C: Future<Output = hyper::Result<()>>>(
+    connection: Pin<&mut C>,
+    offer: &Offer,
+    cx: &mut Context<'_>,
+) -> Poll<Ended> {
+    match connection.poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(Ended::Closed(ended)),
+        Poll::Pending => offer.handed().map_or(Poll::Pending, |handed| Poll::Ready(Ended::Handed(handed))),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A subscriber is a [`Cursor`], not a queue: replay and live are the same read, a slow reader is a cursor that lags, and
 //! one that falls off the Log is told to read [`Next::Behind`] from the stream. *How* the bytes leave is not known here:
-//! [`crate::body`] asks, and whatever replaces it for speed will ask the same questions.
+//! [`crate::stream`] asks, for streaming bodies and for shards.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -136,6 +136,12 @@ impl Fanout {
         Cursor { feed, seat, generation: self.generation, epoch: self.log.epoch(), after }
     }
 
+    /// Takes another seat in a subscriber's feed, for whoever waits in the name of several.
+    pub fn beside(&mut self, cursor: &Cursor) -> Cursor {
+        let seat = self.feeds.get_mut(cursor.feed).and_then(Option::as_mut).map_or(0, Feed::sit);
+        Cursor { seat, ..*cursor }
+    }
+
     /// Takes a subscriber's seat away, and the feed with the last one.
     pub fn leave(&mut self, cursor: &Cursor) {
         let Some(slot) = self.feeds.get_mut(cursor.feed) else { return };
@@ -232,6 +238,15 @@ impl Fanout {
         }
     }
 
+    /// Whether there is nothing that [`Fanout::next`] would send.
+    pub fn is_at_end(&self, cursor: &Cursor) -> bool {
+        let feed = self.feeds.get(cursor.feed).and_then(Option::as_ref);
+        self.ended.is_none()
+            && cursor.generation == self.generation
+            && cursor.after.sequence >= self.log.floor().sequence
+            && feed.is_none_or(|feed| feed.is_read(cursor.after.sequence))
+    }
+
     /// Has the subscriber woken at the next change. Nothing can come between [`Fanout::next`] and this, as both need the Fanout.
     pub fn wait(&mut self, cursor: &Cursor, waker: &Waker) {
         if let Some(feed) = self.feeds.get_mut(cursor.feed).and_then(Option::as_mut) {
@@ -283,6 +298,11 @@ impl Cursor {
     /// Where the subscriber stands.
     pub fn position(&self) -> Position {
         self.after.position(self.epoch)
+    }
+
+    /// Which feed of the channel it reads; another one's, once nobody sits there any more.
+    pub fn feed(&self) -> FeedId {
+        self.feed
     }
 
     /// The sequence it stands behind.

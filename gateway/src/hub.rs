@@ -16,18 +16,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backfill::Backfill;
-use crate::body::EventStream;
 use crate::broker::{Broker, Outgoing, SendError};
 use crate::channel::{LiveChannel, Parts, Share};
 use crate::end::EndReason;
 use crate::farewell::Farewell;
 use crate::lease::Lease;
+use crate::limit::Place;
 use crate::log::LogLimits;
 use crate::metrics::Metrics;
 use crate::publication::{EventType, EventTypeError};
 use crate::reader::{ReadError, Reader};
 use crate::relay;
 use crate::resume::{Seated, Snapshots, seat};
+use crate::stream::Stream;
 use crate::wire::Wire;
 
 pub use crate::resume::{FromWhere, StartAt};
@@ -71,6 +72,15 @@ pub struct Subscribe {
     pub topics: TopicSet,
     /// Where it begins.
     pub start: StartAt,
+}
+
+/// An open stream, and the blocks that it begins with.
+#[derive(Debug)]
+pub struct Opened {
+    /// The stream.
+    pub stream: Stream,
+    /// What comes first.
+    pub opening: Vec<Bytes>,
 }
 
 /// Why there is no stream now. The client is to come back.
@@ -152,13 +162,15 @@ impl Hub {
         route: &Arc<Route>,
         request: Subscribe,
         lease: Lease,
-    ) -> Result<EventStream, SubscribeError> {
+        place: Option<Place>,
+    ) -> Result<Opened, SubscribeError> {
         let share = self.share(route);
         let discreet = lease.is_restricted();
         let seated = tokio::time::timeout(self.inner.settings.patience, self.seat(&share, request, discreet)).await;
         match seated {
             Ok(Seated { subscriber, opening }) => {
-                Ok(EventStream::new(share, Seated { subscriber: subscriber.under(lease), opening }))
+                let (subscriber, now) = (subscriber.under(lease), Instant::now());
+                Ok(Opened { stream: Stream::new(share, subscriber, place, now, rand::random()), opening })
             }
             Err(_) => Err(SubscribeError::Unavailable),
         }

@@ -214,14 +214,15 @@ impl<A: ClosedSet, B: ClosedSet> Instrument for Grid<A, B> {
 // === impl Histogram ===
 
 impl Histogram {
-    /// Takes one duration in.
-    pub fn observe(&self, took: Duration) {
+    /// Takes a duration in, `times` over.
+    pub fn observe(&self, took: Duration, times: u64) {
         let micros = took.as_micros();
         let place = BOUNDS.partition_point(|bound| u128::from(*bound) < micros);
         if let Some(bucket) = self.buckets.get(place) {
-            bucket.fetch_add(1, Relaxed);
+            bucket.fetch_add(times, Relaxed);
         }
-        self.sum_nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.sum_nanos.fetch_add(nanos.saturating_mul(times), Relaxed);
     }
 
     /// How many durations were taken in.
@@ -251,7 +252,7 @@ mod tests {
     fn a_duration_falls_into_the_first_bucket_that_holds_it() {
         let histogram = Histogram::default();
         for micros in [0, 100, 101, 10_000_000, 10_000_001] {
-            histogram.observe(Duration::from_micros(micros));
+            histogram.observe(Duration::from_micros(micros), 1);
         }
         let counts: Vec<_> = histogram.buckets.iter().map(|bucket| bucket.load(Relaxed)).collect();
         assert_eq!(counts, [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);

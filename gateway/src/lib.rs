@@ -16,7 +16,8 @@
 //!   what is in force, [`routes`] puts it there.
 //! - What the operator hears: [`beats`] decides when and what, [`pulse`] sends it. [`service`] answers `nats micro`.
 //! - The core: the [`hub`] and its [`channel`]s; a [`relay`] each, which does what the [`ingest`] decides; [`log`],
-//!   [`fanout`], [`feed`], [`index`], [`subscriber`]; [`resume`], [`backfill`], [`chunk`]; [`body`], [`farewell`].
+//!   [`fanout`], [`feed`], [`index`], [`subscriber`]; [`resume`], [`backfill`], [`chunk`]; [`stream`], [`farewell`].
+//! - How bytes leave: [`body`] where hyper keeps the connection; else [`handover`] to a [`shard`], which [`shards`] drives.
 //! - NATS: [`broker`], [`link`] ([`login`]), [`reader`]; [`wire`] reads messages into [`publication`]s, [`frame`] writes them as events.
 //! - Counting: [`metrics`], [`channel_metrics`], [`process`], on [`instrument`]s and [`label`]s; [`end`] names why streams end.
 //!
@@ -55,6 +56,7 @@ pub mod fetch;
 pub mod file;
 pub mod frame;
 pub mod grant;
+pub mod handover;
 pub mod hub;
 pub mod index;
 pub mod ingest;
@@ -96,7 +98,10 @@ pub mod run;
 pub mod service;
 pub mod settings;
 pub mod settings_file;
+pub mod shard;
+pub mod shards;
 pub mod signal;
+pub mod stream;
 pub mod subscribe;
 pub mod subscriber;
 pub mod telemetry;

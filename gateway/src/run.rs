@@ -33,6 +33,7 @@ use crate::rules::Rules;
 use crate::service::Service;
 use crate::settings::Settings;
 use crate::settings_file::{SettingsFile, SettingsFileError};
+use crate::shards::Shards;
 use crate::signal::{Ask, Signals};
 use crate::tls::{Tls, TlsError};
 
@@ -54,6 +55,9 @@ pub enum RunError {
     /// The settings file is none.
     #[error(transparent)]
     Settings(#[from] SettingsFileError),
+    /// The kernel refuses what a shard needs.
+    #[error("failed to start the shards")]
+    Shards(#[source] std::io::Error),
     /// A task that must not end has ended.
     #[error("{0} has ended")]
     Ended(&'static str),
@@ -107,11 +111,13 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     );
 
     let mut core = JoinSet::new();
+    let shards = Shards::start(&mut core).map_err(RunError::Shards)?;
     let admin = Port {
         name: "admin",
         listener: admin,
         protocol: Protocol::new(&ConnectionLimits { connections: None, ..config.connections.clone() }),
         tls: None,
+        shards: None,
         room: Arc::new(Room::new(ADMIN_CONNECTIONS)),
         router: Admin { routes: routes.clone(), hub: hub.clone(), metrics: metrics.clone(), drain: drain.clone() }
             .router(),
@@ -186,8 +192,12 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     let public = Port {
         name: "public",
         listener: public,
-        protocol: Protocol::new(&config.connections),
+        protocol: match &tls {
+            None => Protocol::new(&config.connections).handing_over(),
+            Some(_) => Protocol::new(&config.connections),
+        },
         tls,
+        shards: Some(shards.clone()),
         room: room.clone(),
         router: App {
             routes,
@@ -226,6 +236,8 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         }
     }
     departure.close.cancel();
+    // The last events are on their way to clients that have yet to close.
+    let _ = timeout(CLOSING, shards.until_empty()).await;
     if timeout(CLOSING, public).await.is_err() {
         warn!("Some connections did not close in time.");
     }

@@ -1,21 +1,16 @@
 //! `GET /channels/{namespace}/{name}/events`: what a client asks for, and the stream it gets.
 
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Response};
-use http_body::{Body, Frame, SizeHint};
 use tidings_crds::route::{Route, RouteSource};
 use tidings_crds::topic::{TopicFilter, TopicSet};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::body::EventStream;
-use crate::hub::{FromWhere, StartAt};
-use crate::limit::Place;
+use crate::handover::Offer;
+use crate::hub::{FromWhere, Opened, StartAt};
 use crate::problem::Problem;
 use crate::query::{Query, shown};
 use crate::quota::MAX_TOPICS;
@@ -34,12 +29,6 @@ pub struct Asked {
     pub topics: TopicSet,
     /// From where on.
     pub start: StartAt,
-}
-
-/// An open stream, and the place it takes.
-pub struct OpenStream {
-    events: EventStream,
-    _place: Place,
 }
 
 // === impl Asked ===
@@ -114,39 +103,26 @@ fn time(text: &str) -> Option<SystemTime> {
     Some(SystemTime::from(time).max(SystemTime::UNIX_EPOCH))
 }
 
-// === impl OpenStream ===
-
-impl OpenStream {
-    /// The answer that carries the stream.
-    pub fn reply(events: EventStream, place: Place) -> Reply {
-        let mut reply = Response::new(ReplyBody::new(Self { events, _place: place }));
-        retry::stream_headers(reply.headers_mut());
-        reply
-    }
-
-    /// The same head without a stream, for `HEAD`.
-    pub fn head() -> Reply {
-        let mut reply = Response::new(reply::empty());
-        retry::stream_headers(reply.headers_mut());
-        reply
+/// The answer that carries the stream; or its head alone, where a connection offers itself for the rest.
+pub fn stream(opened: Opened, offer: Option<&Offer>) -> Reply {
+    match offer {
+        Some(offer) => {
+            offer.take_up(opened);
+            head()
+        }
+        None => {
+            let mut reply = Response::new(ReplyBody::new(EventStream::new(opened.stream, opened.opening)));
+            retry::stream_headers(reply.headers_mut());
+            reply
+        }
     }
 }
 
-impl Body for OpenStream {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Pin::new(&mut self.events).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.events.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.events.size_hint()
-    }
+/// The same head without a stream, for `HEAD`.
+pub fn head() -> Reply {
+    let mut reply = Response::new(reply::empty());
+    retry::stream_headers(reply.headers_mut());
+    reply
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! One subscriber: what it is sent next, from a snapshot, the stream behind the Log, or the Log. No io.
 //!
-//! Whoever sends its bytes (a driver, such as [`crate::body`]) owes it three things, or a stream outlives the right to it:
+//! Whoever sends its bytes (a driver: [`crate::stream`]) owes it three things, or a stream outlives the right to it:
 //!
 //! 1. [`Subscriber::check`] before every [`Subscriber::next`], also while it waits for the stream behind the Log, and an
 //!    end of the stream with the reason that it gives;
@@ -154,6 +154,11 @@ impl Subscriber {
             }
             Next::End(reason) => Step::End(reason),
         }
+    }
+
+    /// Whether [`Subscriber::next`] would have nothing to send.
+    pub fn is_at_end(&self, fanout: &Fanout) -> bool {
+        self.snapshot.is_none() && self.chunk.is_none() && fanout.is_at_end(&self.cursor)
     }
 
     /// Takes what was read of the stream. If retention was faster, continuity ends, and the subscriber is told.

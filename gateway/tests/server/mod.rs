@@ -118,6 +118,7 @@ impl Server {
             listener,
             protocol: Protocol::new(&settings.connections),
             tls: None,
+            shards: None,
             room,
             router: app.router(),
             metrics: Some(metrics.clone()),
