@@ -98,7 +98,7 @@ impl Server {
         let file = folder.join("nginx.conf");
         fs::write(&file, nginx(folder, self.address))?;
         let mut nginx = pinned(SERVER_CORE, "nginx");
-        nginx.arg("-p").arg(folder).arg("-c").arg(file);
+        nginx.arg("-c").arg(file);
         self.measured = self.run("nginx", nginx)?;
         Ok(())
     }
