@@ -2,7 +2,7 @@
 //!
 //! The API server can be away, or a connection to it half open. Neither is a reason to stop serving: what is in force stays
 //! there until something else has been *read*. A gateway that has never read anything is not ready.
-//! A [`RoutePublisher`] puts into force what is seen here; [`Listing`] adds up what the API server tells.
+//! A [`RoutePublisher`] puts into force what is seen here; `Listing` adds up what the API server tells.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! A shard: sockets handed over by hyper, and the subscribers behind them. Synchronous; `now` is passed in and io goes
 //! through [`Outside`], so that a test can be the kernel.
 //!
-//! A [`Roll`] is all of a shard's subscribers in one feed. The channel wakes a roll once, however many it lists, and the
+//! A `Roll` is all of a shard's subscribers in one feed. The channel wakes a roll once, however many it lists, and the
 //! shard **sweeps** it: some hundred sockets a slice, then everybody else has a turn, then on from where it stopped. What
 //! was published meanwhile only makes the circle longer: whoever is still to come gets all of it in one write. What each is
 //! sent is decided in [`crate::stream`].

@@ -1,7 +1,7 @@
 //! The shards of the process, one for each worker of the runtime: takes connections in, and drives [`crate::shard`].
 //!
 //! Each shard has an epoll of its own, nested in the runtime's: it tells of hang-ups, and of room to write once a socket was
-//! full. Everything else reaches a shard through its [`Inbox`].
+//! full. Everything else reaches a shard through its `Inbox`.
 //!
 //! Sockets are registered edge-triggered. The runtime's epoll is told of changes only, and Linux (seen on 6.18) tells it of
 //! none when something happens to a level-triggered socket that the inner one still has on its list: a slow reader would

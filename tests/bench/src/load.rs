@@ -34,7 +34,7 @@ struct Stream {
     probe: bool,
 }
 
-/// What has come since the last [`Load::forget`].
+/// What has come since the last [`Seen::forget`].
 struct Seen {
     deliveries: u64,
     opened: usize,
