@@ -144,6 +144,8 @@ pub struct Ingest {
     /// How often in a row the leader's last sequence lay below one that we had seen before we asked.
     backwards: u8,
     in_flight: Option<(Ask, u64)>,
+    /// The open question was asked before the connection broke: its answer may be about another stream.
+    stale: bool,
     /// Whether retention by age, count or size is the only way for a message to go unseen.
     keeps_all: bool,
     /// What is not among `waiting` and lies at or below this was proven absent.
@@ -201,6 +203,7 @@ impl Ingest {
             doubt: Doubt::None,
             backwards: 0,
             in_flight: None,
+            stale: false,
             keeps_all,
             proven: head.sequence,
             compared: head.sequence,
@@ -252,6 +255,7 @@ impl Ingest {
     pub fn reconnected(&mut self, now: Instant) {
         self.careful = CAREFUL;
         self.doubt = Doubt::Stream;
+        self.stale = self.in_flight.is_some();
         self.interrupted(now);
     }
 
@@ -297,6 +301,9 @@ impl Ingest {
     /// The answer to the open question.
     pub fn answer(&mut self, answer: Answer, now: Instant, steps: &mut Vec<Step>) {
         let Some((ask, head_then)) = self.in_flight.take() else { return };
+        if std::mem::take(&mut self.stale) {
+            return;
+        }
         if !matches!(answer, Answer::Missing | Answer::Unavailable | Answer::Broken) {
             self.failures = 0;
             self.hold_until = None;
@@ -829,6 +836,25 @@ mod tests {
         assert_eq!((bench.ask(), bench.steps.len()), (Some(Ask::Leader { from: 10 }), 0));
         bench.answer(Answer::Leader(Some(publication(10))));
         assert_eq!(bench.steps, [Step::Jump(Mark { sequence: 5000, stamp: None })]);
+    }
+
+    #[test]
+    fn what_was_asked_before_a_reconnect_says_nothing_about_the_stream_behind_it() {
+        let mut bench = Bench::quiet();
+        bench.ingest.look(bench.now);
+        assert_eq!(bench.ask(), Some(Ask::Info));
+        bench.ingest.reconnected(bench.now);
+        bench.live(11);
+        bench.answer(info(11));
+        assert_eq!(
+            (bench.ask(), bench.steps.len()),
+            (Some(Ask::Info), 0),
+            "asked anew, and nothing is believed before"
+        );
+        let epoch = Epoch::from_nanos(11);
+        bench.answer(Answer::Info(Info { epoch, first: 1, last: 11, last_time: 5010 }));
+        let head = Mark { sequence: 11, stamp: None };
+        assert_eq!(bench.steps, [Step::Reset { epoch, head, first: 1 }]);
     }
 
     #[test]

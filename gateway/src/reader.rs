@@ -97,6 +97,7 @@ struct InfoReply {
 
 #[derive(Deserialize)]
 struct StateReply {
+    messages: u64,
     first_seq: u64,
     last_seq: u64,
     last_ts: String,
@@ -131,7 +132,9 @@ impl Reader {
         let nanos = nanos(&created).ok_or_else(|| ReadError::Refused(format!("created at {created}")))?;
         // An empty stream's time is the year 1.
         let last_time = millis(&state.last_ts).unwrap_or(0);
-        Ok(Info { epoch: Epoch::from_nanos(nanos), first: state.first_seq, last: state.last_seq, last_time })
+        // Of an emptied stream the server can tell a first sequence that lies too low: what exists next comes behind the last.
+        let first = if state.messages == 0 { state.last_seq + 1 } else { state.first_seq };
+        Ok(Info { epoch: Epoch::from_nanos(nanos), first, last: state.last_seq, last_time })
     }
 
     /// The messages from `from` on that match `filter`, by any replica.

@@ -1,9 +1,10 @@
 //! Keeps one channel up to date: the only place that carries out what [`crate::ingest`] decides.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use async_nats::Message;
+use async_nats::{Message, Statistics};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, OptionFuture};
 use futures_util::stream::{BoxStream, SelectAll};
@@ -13,7 +14,7 @@ use crate::broker::Broker;
 use crate::channel::LiveChannel;
 use crate::fanout::Fanout;
 use crate::ingest::{Answer, Ask, Info, Ingest, Step};
-use crate::link::{Health, Link};
+use crate::link::Link;
 use crate::log::{Entry, Kind, LogLimits, Mark};
 use crate::metrics::{Backfill, GapReason};
 use crate::publication::{Millis, Publication};
@@ -45,9 +46,9 @@ async fn durable(channel: &Arc<LiveChannel>, broker: &Broker, reader: &Reader, l
     // Stays open over a new subscription: the machine waits for its answer.
     let mut question: Option<BoxFuture<'static, Found>> = None;
     loop {
-        let mut messages = subscribe(&link, &channel.wire.live_subject()).await;
+        let (mut messages, connection) = subscribe(&link, &channel.wire.live_subject()).await;
         let mut health = link.health();
-        let mut seen = *health.borrow_and_update();
+        let mut seen = Seen { connects: connects(&connection), overflows: health.borrow_and_update().overflows };
         let mut machine = match ingest.take() {
             Some(mut machine) => {
                 machine.reconnected(Instant::now());
@@ -67,6 +68,8 @@ async fn durable(channel: &Arc<LiveChannel>, broker: &Broker, reader: &Reader, l
             tokio::select! {
                 taken = messages.next() => {
                     let Some(taken) = taken else { break };
+                    // Before any of them is believed: what comes over a new connection may be of another stream.
+                    seen.compare(&mut machine, connects(&connection), seen.overflows);
                     let now = Instant::now();
                     taken.iter().for_each(|message| live(channel, &mut machine, message, now, &mut steps));
                 }
@@ -78,9 +81,8 @@ async fn durable(channel: &Arc<LiveChannel>, broker: &Broker, reader: &Reader, l
                 Some(()) = OptionFuture::from(wake) => {}
                 () = channel.asked_to_look() => machine.look(Instant::now()),
                 _ = health.changed() => {
-                    let latest = *health.borrow_and_update();
-                    happened(&mut machine, seen, latest);
-                    seen = latest;
+                    let overflows = health.borrow_and_update().overflows;
+                    seen.compare(&mut machine, connects(&connection), overflows);
                 }
             }
             carry_out(channel, steps.drain(..));
@@ -96,13 +98,38 @@ async fn durable(channel: &Arc<LiveChannel>, broker: &Broker, reader: &Reader, l
     }
 }
 
+/// What happened to the connection of a subscription, as far as the machine was told.
+struct Seen {
+    connects: u64,
+    overflows: u64,
+}
+
+impl Seen {
+    /// Tells the machine what is new.
+    fn compare(&mut self, machine: &mut Ingest, connects: u64, overflows: u64) {
+        if connects != self.connects {
+            machine.reconnected(Instant::now());
+        } else if overflows != self.overflows {
+            machine.interrupted(Instant::now());
+        }
+        *self = Self { connects, overflows };
+    }
+}
+
+/// How often the client of a subscription has connected. The client counts before it reads anything from the new
+/// connection, so a message that came over it is never seen with the old count; the link's health tells of it a little later.
+fn connects(connection: &Statistics) -> u64 {
+    connection.connects.load(Relaxed)
+}
+
 /// Subscribes as soon as there is a client that takes it.
-async fn subscribe(link: &Link, subject: &str) -> BoxStream<'static, Vec<Message>> {
+async fn subscribe(link: &Link, subject: &str) -> (BoxStream<'static, Vec<Message>>, Arc<Statistics>) {
     loop {
-        if let Some(client) = link.client()
-            && let Ok(messages) = client.subscribe(subject.to_owned()).await
-        {
-            return messages.ready_chunks(TAKEN).boxed();
+        if let Some(client) = link.client() {
+            let connection = client.statistics();
+            if let Ok(messages) = client.subscribe(subject.to_owned()).await {
+                return (messages.ready_chunks(TAKEN).boxed(), connection);
+            }
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -173,14 +200,6 @@ fn live(channel: &LiveChannel, machine: &mut Ingest, message: &Message, now: Ins
             channel.metrics.invalid_message(fault);
             machine.hint(now);
         }
-    }
-}
-
-fn happened(machine: &mut Ingest, seen: Health, latest: Health) {
-    if latest.connects != seen.connects {
-        machine.reconnected(Instant::now());
-    } else if latest.overflows != seen.overflows {
-        machine.interrupted(Instant::now());
     }
 }
 
@@ -269,7 +288,7 @@ async fn ephemeral(channel: &Arc<LiveChannel>, broker: &Broker) {
     loop {
         let mut messages = SelectAll::new();
         for subject in &subjects {
-            messages.push(subscribe(&link, subject.as_str()).await);
+            messages.push(subscribe(&link, subject.as_str()).await.0);
         }
         let mut health = link.health();
         let mut seen = *health.borrow_and_update();
