@@ -428,7 +428,8 @@ impl Agenda {
             Some((reserved, at)) if reserved >= change => at,
             _ => self.budget.reserve(change, now),
         };
-        if at > now {
+        let begun = if at > now { Err(at) } else { self.budget.spend(change, now) };
+        if let Err(at) = begun {
             entry.slot = Some((change, at));
             return Wanted::At(at);
         }

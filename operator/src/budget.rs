@@ -32,8 +32,18 @@ pub fn pause(change: Change) -> Duration {
 /// When the next writes may be.
 #[derive(Debug)]
 pub struct Budget {
-    counts: Instant,
-    transitions: Instant,
+    counts: Pace,
+    transitions: Pace,
+}
+
+/// One kind of writes.
+#[derive(Debug)]
+struct Pace {
+    interval: Duration,
+    /// The first moment that nobody has reserved.
+    free: Instant,
+    /// The first moment at which one more write may begin.
+    rested: Instant,
 }
 
 // === impl Budget ===
@@ -41,18 +51,37 @@ pub struct Budget {
 impl Budget {
     /// Nothing was written yet.
     pub fn new(now: Instant) -> Self {
-        Self { counts: now, transitions: now }
+        let pace = |interval| Pace { interval, free: now, rested: now };
+        Self { counts: pace(COUNTS_INTERVAL), transitions: pace(TRANSITIONS_INTERVAL) }
     }
 
     /// The moment at which one more change may be written.
     pub fn reserve(&mut self, change: Change, now: Instant) -> Instant {
-        let (next, interval) = match change {
-            Change::Transition => (&mut self.transitions, TRANSITIONS_INTERVAL),
-            Change::Progress | Change::Counts | Change::None => (&mut self.counts, COUNTS_INTERVAL),
-        };
-        let at = (*next).max(now);
-        *next = at + interval;
+        let pace = self.pace(change);
+        let at = pace.free.max(now);
+        pace.free = at + pace.interval;
         at
+    }
+
+    /// Begins a write whose moment has come, or reserves another one for it. Moments that came late, since the operator or its
+    /// machine was busy, are not made up for all at once where nobody waits: such a write goes to the end of the line.
+    ///
+    /// # Errors
+    /// The other moment.
+    pub fn spend(&mut self, change: Change, now: Instant) -> Result<(), Instant> {
+        let pace = self.pace(change);
+        if change < Change::Transition && now < pace.rested {
+            return Err(self.reserve(change, now + Duration::from_nanos(1)));
+        }
+        pace.rested = now + pace.interval;
+        Ok(())
+    }
+
+    fn pace(&mut self, change: Change) -> &mut Pace {
+        match change {
+            Change::Transition => &mut self.transitions,
+            Change::Progress | Change::Counts | Change::None => &mut self.counts,
+        }
     }
 }
 
@@ -80,5 +109,21 @@ mod tests {
             budget.reserve(Change::Counts, start);
         }
         assert_eq!(budget.reserve(Change::Transition, start), start);
+    }
+
+    #[test]
+    fn moments_that_came_late_are_not_made_up_for_at_once() {
+        let start = Instant::now();
+        let mut budget = Budget::new(start);
+        for _ in 0..10 {
+            budget.reserve(Change::Counts, start);
+        }
+        let late = start + Duration::from_secs(1);
+        assert_eq!(budget.spend(Change::Counts, late), Ok(()));
+        let other = budget.spend(Change::Counts, late).unwrap_err();
+        assert!(other > late && other <= late + COUNTS_INTERVAL, "{:?}", other - late);
+        assert_eq!(budget.spend(Change::Counts, late + COUNTS_INTERVAL), Ok(()));
+        // Somebody waits for these.
+        assert_eq!([budget.spend(Change::Transition, late), budget.spend(Change::Transition, late)], [Ok(()), Ok(())]);
     }
 }

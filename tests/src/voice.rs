@@ -9,10 +9,11 @@ use std::time::Duration;
 use async_nats::Client;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, ListParams};
-use tidings_crds::beat::{ChannelBeat, Channels, Sender};
+use tidings_crds::beat::{ChannelBeat, Channels, INTERVAL, Sender};
 use tidings_crds::key::ChannelKey;
 use tidings_crds::release::{RELEASE_LABEL, ROUTE_KEY, Release};
 use tidings_crds::route::{Route, RouteState};
+use tokio::time::Instant;
 
 use crate::kube_pod::KubePod;
 
@@ -60,20 +61,24 @@ impl Voice {
         Ok(())
     }
 
-    /// Follows the Routes and says so twice a second, until it is dropped.
+    /// Follows the Routes: says every change within a second or so, and everything as often as a gateway does, until it is
+    /// dropped.
     pub fn keep_following(mut self) -> tokio::task::JoinHandle<()> {
         tokio::spawn(async move {
-            let mut said = None;
-            let mut rest = 0;
+            let mut said: Option<(Channels, Instant)> = None;
             loop {
-                if let Ok(routes) = self.routes().await {
-                    // A change at once, and everything now and then, as a gateway does.
-                    if said.as_ref() != Some(&routes) || rest == 0 {
-                        let _ = self.says(true, routes.clone()).await;
-                        said = Some(routes);
-                        rest = 20;
-                    }
-                    rest -= 1;
+                // Looking at thousands of Routes may take longer than a beat may.
+                if let Some((routes, at)) = &mut said
+                    && at.elapsed() >= INTERVAL / 2
+                {
+                    let _ = self.says(true, routes.clone()).await;
+                    *at = Instant::now();
+                }
+                if let Ok(routes) = self.routes().await
+                    && said.as_ref().is_none_or(|(before, _)| *before != routes)
+                {
+                    let _ = self.says(true, routes.clone()).await;
+                    said = Some((routes, Instant::now()));
                 }
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
