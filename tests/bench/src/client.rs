@@ -26,6 +26,10 @@ pub(crate) struct Client {
     pub(crate) last_id: Option<String>,
     /// Whether ids are kept.
     pub(crate) keeps_ids: bool,
+    /// The sequence of the last event, for those who look at the stream's order.
+    sequence: u64,
+    /// Whether they do.
+    pub(crate) checks_order: bool,
 }
 
 /// What must not happen.
@@ -33,8 +37,10 @@ pub(crate) struct Client {
 pub(crate) struct Faults {
     /// Events that were skipped.
     pub(crate) lost: u64,
-    /// Events that came twice, or later than a younger one.
+    /// Events of a publisher that came twice, or later than a younger one of its.
     pub(crate) repeated: u64,
+    /// Events whose id is not behind the one before it.
+    pub(crate) reordered: u64,
     /// Control events: gaps and ends.
     pub(crate) control: u64,
     /// Streams that ended, and bytes that are no event stream.
@@ -55,6 +61,7 @@ enum Body {
 #[derive(Debug, Default)]
 struct Block {
     control: bool,
+    sequence: Option<u64>,
     data: Option<Payload>,
 }
 
@@ -65,19 +72,42 @@ impl Faults {
     pub(crate) fn add(&mut self, other: Self) {
         self.lost += other.lost;
         self.repeated += other.repeated;
+        self.reordered += other.reordered;
         self.control += other.control;
         self.broken += other.broken;
     }
 
     /// All together.
     pub(crate) fn sum(self) -> u64 {
-        self.lost + self.repeated + self.control + self.broken
+        self.lost + self.repeated + self.reordered + self.control + self.broken
     }
 }
 
 // === impl Client ===
 
 impl Client {
+    /// One whose head comes by another way; see [`Client::answered`].
+    pub(crate) fn without_head() -> Self {
+        Self { body: Body::UntilClose, ..Self::default() }
+    }
+
+    /// The head has come, and said 200 or not.
+    pub(crate) fn answered(&mut self, well: bool) {
+        self.open = well;
+        self.faults.broken += u64::from(!well);
+    }
+
+    /// What is missing at the end, if each of these publishers had sent up to this number. Whoever has seen none of
+    /// one's may have come later.
+    pub(crate) fn missing(&self, last: [u64; PUBLISHERS]) -> u64 {
+        self.next
+            .iter()
+            .zip(last)
+            .filter(|(next, _)| **next > 0)
+            .map(|(next, last)| (last + 1).saturating_sub(*next))
+            .sum()
+    }
+
     /// Reads what came; tells each event.
     pub(crate) fn feed(&mut self, mut bytes: &[u8], seen: &mut impl FnMut(Payload)) {
         while !bytes.is_empty() {
@@ -115,8 +145,7 @@ impl Client {
         self.partial.extend_from_slice(bytes);
         let Some(end) = memchr::memmem::find(&self.partial, b"\r\n\r\n") else { return &[] };
         let head = self.partial.get(..end).unwrap_or_default().to_ascii_lowercase();
-        self.open = head.starts_with(b"http/1.1 200");
-        self.faults.broken += u64::from(!self.open);
+        self.answered(head.starts_with(b"http/1.1 200"));
         self.body = if memchr::memmem::find(&head, b"transfer-encoding: chunked").is_some() {
             Body::Size
         } else {
@@ -165,12 +194,27 @@ impl Client {
             self.faults.control += u64::from(block.control);
             if let (false, Some(payload)) = (block.control, block.data) {
                 self.event(payload);
+                if let Some(sequence) = block.sequence {
+                    self.faults.reordered += u64::from(sequence <= self.sequence);
+                    self.sequence = sequence;
+                }
                 seen(payload);
             }
         } else if line.starts_with(b"event: tidings.") {
             self.block.control = true;
-        } else if let (true, Some(id)) = (self.keeps_ids, line.strip_prefix(b"id: ")) {
-            self.last_id = Some(String::from_utf8_lossy(id).into_owned());
+        } else if let (true, Some(id)) = (self.keeps_ids || self.checks_order, line.strip_prefix(b"id: ")) {
+            self.id(id);
+        }
+    }
+
+    /// `epoch-sequence-stamp`.
+    fn id(&mut self, id: &[u8]) {
+        let id = String::from_utf8_lossy(id);
+        if self.checks_order {
+            self.block.sequence = id.split('-').nth(1).and_then(|sequence| sequence.parse().ok());
+        }
+        if self.keeps_ids {
+            self.last_id = Some(id.into_owned());
         }
     }
 
@@ -240,8 +284,12 @@ mod tests {
         let gap = "event: tidings.gap\ndata: {}\n\n";
         let text = format!("{PLAIN}{}{}{gap}{}", event(1), event(4), event(3));
         in_pieces(&text, |client, _| {
-            assert_eq!(client.faults, Faults { lost: 2, repeated: 1, control: 1, broken: 0 });
+            assert_eq!(client.faults, Faults { lost: 2, repeated: 1, control: 1, ..Faults::default() });
         });
+        let text = format!("{PLAIN}{}{}", event(1), event(2).replace("a-2", "a-1"));
+        let mut client = Client { checks_order: true, ..Client::default() };
+        client.feed(text.as_bytes(), &mut |_| {});
+        assert_eq!((client.faults, client.missing([9, 4, 9, 9])), (Faults { reordered: 1, ..Faults::default() }, 2));
         in_pieces("HTTP/1.1 503 No\r\n\r\n", |client, _| assert_eq!((client.open, client.faults.broken), (false, 1)));
     }
 }

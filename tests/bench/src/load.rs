@@ -1,8 +1,6 @@
 //! The load: many subscribers and a few publishers on one thread and one epoll, cheap enough to share a core with NATS.
 
 use std::collections::HashMap;
-use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -10,28 +8,30 @@ use rustix::event::epoll::EventFlags;
 
 use crate::client::{Client, Faults, PUBLISHERS};
 use crate::latency::Latency;
+use crate::link::Link;
 use crate::payload::Payload;
+use crate::place::{Ask, Place, Spread};
 use crate::poll::Poll;
-use crate::server::{Publisher, Server, own_cpu};
+use crate::probe::Probes;
+use crate::process::{own_cpu, writes};
+use crate::publisher::Publisher;
+use crate::server::Server;
 
 /// Subscribers and publishers of one server.
 pub(crate) struct Load<'s> {
     server: &'s Server,
     poll: Poll,
-    streams: Vec<Option<Stream>>,
+    links: Vec<Option<Link>>,
     publishers: Vec<Publisher>,
-    /// What was published, by publisher and topic.
-    numbers: HashMap<(u8, Option<usize>), u64>,
+    /// What was published, by publisher and place.
+    numbers: HashMap<(u8, Place), u64>,
     began: Instant,
     buffer: Vec<u8>,
     seen: Seen,
-}
-
-struct Stream {
-    socket: TcpStream,
-    client: Client,
-    began: Instant,
-    probe: bool,
+    /// New links hold little, for they will stop reading.
+    pub(crate) small: bool,
+    /// New streams look at the order of ids.
+    pub(crate) checks_order: bool,
 }
 
 /// What has come since the last [`Seen::forget`].
@@ -39,7 +39,7 @@ struct Seen {
     deliveries: u64,
     opened: usize,
     latency: Latency,
-    heads: Latency,
+    /// Of links that are gone.
     faults: Faults,
 }
 
@@ -48,15 +48,16 @@ struct Seen {
 pub(crate) struct Plan {
     pub(crate) pace: Pace,
     pub(crate) lasts: Duration,
+    /// Ends after so many publications, if that is sooner.
+    pub(crate) most: u64,
     pub(crate) publishers: u8,
-    /// Publications go to so many topics in turn; none means to everybody.
-    pub(crate) topics: Option<usize>,
+    pub(crate) spread: Spread,
+    /// How many streams receive a publication.
+    pub(crate) share: usize,
     /// New connections while events flow, to see how long their heads take.
     pub(crate) probes: bool,
     /// Subscribers leave and others come while events flow.
     pub(crate) turnover: bool,
-    /// How many of the streams read; the rest has stopped.
-    pub(crate) readers: usize,
 }
 
 /// When the next publication is due.
@@ -78,7 +79,7 @@ pub(crate) struct Outcome {
     /// Writes of the server through write(2) and writev(2); what it sends by other calls is not among them.
     pub(crate) writes: u64,
     pub(crate) latency: Latency,
-    pub(crate) heads: Latency,
+    pub(crate) heads: Option<Latency>,
     pub(crate) faults: Faults,
 }
 
@@ -93,7 +94,6 @@ const PAYLOAD: usize = 100;
 /// Without anything coming for so long, what is missing is lost.
 const SILENCE: Duration = Duration::from_secs(5);
 
-const PROBES_EVERY: Duration = Duration::from_millis(50);
 const TURNOVER_EVERY: Duration = Duration::from_millis(10);
 
 // === impl Load ===
@@ -103,12 +103,14 @@ impl<'s> Load<'s> {
         let mut load = Self {
             server,
             poll: Poll::new()?,
-            streams: Vec::new(),
+            links: Vec::new(),
             publishers: Vec::new(),
             numbers: HashMap::new(),
             began: Instant::now(),
             buffer: vec![0; 256 << 10],
             seen: Seen::new(),
+            small: false,
+            checks_order: false,
         };
         for key in 0..PUBLISHERS as u64 {
             let mut publisher = server.publisher()?;
@@ -119,75 +121,116 @@ impl<'s> Load<'s> {
         Ok(load)
     }
 
-    /// Opens streams, each with the topic and position that are its, and waits for their heads. Returns how long it took.
-    pub(crate) fn open(
-        &mut self,
-        streams: usize,
-        topic: impl Fn(usize) -> Option<usize>,
-        position: Option<&str>,
-    ) -> Result<Duration> {
+    /// Opens streams, each with what it asks for, and waits for their heads. Returns how long it took.
+    pub(crate) fn open<'a>(&mut self, streams: usize, ask: impl Fn(usize) -> Ask<'a>) -> Result<Duration> {
         let (began, before) = (Instant::now(), self.seen.opened);
-        for n in 0..streams {
-            self.connect(topic(n), position, false)?;
-            while n + 1 >= self.seen.opened - before + CONNECTING {
-                self.pump(Some(SILENCE))?;
+        let each = self.server.protocol().streams();
+        let mut asked = 0;
+        while asked < streams {
+            let asks: Vec<Ask<'_>> = (asked..streams.min(asked + each)).map(&ask).collect();
+            asked += asks.len();
+            self.connect(&asks)?;
+            while asked >= self.seen.opened - before + CONNECTING {
+                self.wait_for_heads(asked, before)?;
             }
         }
         while self.seen.opened - before < streams {
-            if self.pump(Some(SILENCE))? == 0 {
-                bail!("{} of {streams} streams were not opened", streams + before - self.seen.opened);
-            }
+            self.wait_for_heads(streams, before)?;
         }
         Ok(began.elapsed())
     }
 
-    /// Closes all streams.
-    pub(crate) fn close(&mut self) {
-        self.streams.clear();
+    fn wait_for_heads(&mut self, asked: usize, before: usize) -> Result<()> {
+        if self.pump(Some(SILENCE))? == 0 {
+            let missing = asked + before - self.seen.opened;
+            bail!("{missing} of {asked} streams were not opened; the server said: {}", self.server.said());
+        }
+        Ok(())
     }
 
-    /// The first `streams` streams stop reading.
-    pub(crate) fn stop(&mut self, streams: usize) -> Result<()> {
-        for (key, stream) in self.streams.iter().enumerate().take(streams) {
-            if let Some(stream) = stream {
-                self.poll.modify(&stream.socket, key as u64, EventFlags::empty())?;
+    /// Closes all streams.
+    pub(crate) fn close(&mut self) {
+        self.links.clear();
+    }
+
+    /// The first so many links stop reading.
+    pub(crate) fn stop(&mut self, links: usize) -> Result<()> {
+        self.arm(links, EventFlags::empty())
+    }
+
+    /// They go on.
+    pub(crate) fn go_on(&mut self, links: usize) -> Result<()> {
+        self.arm(links, EventFlags::IN | EventFlags::RDHUP)
+    }
+
+    fn arm(&mut self, links: usize, flags: EventFlags) -> Result<()> {
+        for (key, link) in self.links.iter().enumerate().take(links) {
+            if let Some(link) = link {
+                self.poll.modify(&link.socket, key as u64, flags)?;
             }
         }
         Ok(())
     }
 
-    /// Keeps the ids that the first stream is sent.
-    pub(crate) fn keep_ids(&mut self) {
-        if let Some(Some(first)) = self.streams.first_mut() {
-            first.client.keeps_ids = true;
-        }
+    /// The first stream.
+    pub(crate) fn first(&mut self) -> Option<&mut Client> {
+        self.links.first_mut()?.as_mut()?.client()
     }
 
-    /// The last id that the first stream was sent.
-    pub(crate) fn last_id(&self) -> Option<String> {
-        self.streams.first()?.as_ref()?.client.last_id.clone()
-    }
-
-    /// Waits until so many deliveries have come, or nothing more comes. Returns how many have.
+    /// Waits until so many deliveries have come since the last plan began, or nothing more comes. Returns how many have.
     pub(crate) fn wait_for(&mut self, deliveries: u64) -> Result<u64> {
-        while self.seen.deliveries < deliveries && self.pump(Some(SILENCE))? > 0 {}
+        self.settle(deliveries, SILENCE)?;
         Ok(self.seen.deliveries)
+    }
+
+    /// Counts deliveries anew.
+    pub(crate) fn forget(&mut self) {
+        self.seen.forget();
+    }
+
+    /// Takes in what comes until there are so many deliveries, or for `patience` no further one. Returns when the last came.
+    fn settle(&mut self, deliveries: u64, patience: Duration) -> Result<Instant> {
+        let mut last = Instant::now();
+        while self.seen.deliveries < deliveries && last.elapsed() < patience {
+            let before = self.seen.deliveries;
+            self.pump(Some(patience.saturating_sub(last.elapsed())))?;
+            if self.seen.deliveries > before {
+                last = Instant::now();
+            }
+        }
+        Ok(last)
     }
 
     /// Faults, of the streams that are open and of those that were.
     pub(crate) fn faults(&self) -> Faults {
         let mut faults = self.seen.faults;
-        self.streams.iter().flatten().for_each(|stream| faults.add(stream.client.faults));
+        self.links.iter().flatten().for_each(|link| faults.add(link.faults()));
         faults
+    }
+
+    /// Events that open streams lack at their end, if everybody receives everything.
+    pub(crate) fn missing(&self) -> u64 {
+        let mut last = [0; PUBLISHERS];
+        for ((publisher, _), number) in &self.numbers {
+            if let Some(last) = last.get_mut(usize::from(*publisher)) {
+                *last = *number;
+            }
+        }
+        self.links.iter().flatten().flat_map(Link::clients).map(|client| client.missing(last)).sum()
     }
 
     /// Publishes as planned, and waits for what comes of it.
     pub(crate) fn run(&mut self, plan: Plan) -> Result<Outcome> {
         self.seen.forget();
-        let share = if plan.topics.is_some() { 1 } else { plan.readers as u64 };
-        let (used, writes, own, began) = (self.server.used()?, self.server.writes()?, own_cpu()?, Instant::now());
-        let (mut published, mut next_probe, mut next_turn) = (0, began, began);
-        while began.elapsed() < plan.lasts {
+        let (share, pid) = (plan.share as u64, self.server.pid());
+        let probes = plan.probes.then(|| {
+            let request = self.server.request(&Ask::from(plan.spread.place(0)));
+            Probes::start(self.server.address, request)
+        });
+        let (used, written, own, began) = (self.server.used()?, writes(pid)?, own_cpu()?, Instant::now());
+        let (mut published, mut next_turn) = (0, began);
+        let mut progress = (0, began);
+        while began.elapsed() < plan.lasts && published < plan.most {
             let now = Instant::now();
             let due = match plan.pace {
                 Pace::PerSecond(rate) => began + Duration::from_secs_f64(published as f64 / rate),
@@ -197,21 +240,23 @@ impl<'s> Load<'s> {
             if due <= now {
                 self.publish(published, due, &plan);
                 published += 1;
+                // Whoever lags behind still reads: the kernel's buffers are no place to wait in.
+                if published % 64 == 0 {
+                    self.flush()?;
+                    self.pump(Some(Duration::ZERO))?;
+                }
                 continue;
             }
             self.flush()?;
-            if plan.probes && next_probe <= now {
-                next_probe = now + PROBES_EVERY;
-                self.connect(None, None, true)?;
-            }
             if plan.turnover && next_turn <= now {
                 next_turn = now + TURNOVER_EVERY;
                 self.turn_over()?;
             }
             let wait = due.saturating_duration_since(now);
-            let ticks = plan.probes || plan.turnover;
-            let came = self.pump(Some(if ticks { wait.min(TURNOVER_EVERY) } else { wait }))?;
-            if came == 0 && wait >= SILENCE && !ticks {
+            self.pump(Some(if plan.turnover { wait.min(TURNOVER_EVERY) } else { wait }))?;
+            if progress.0 < self.seen.deliveries {
+                progress = (self.seen.deliveries, Instant::now());
+            } else if matches!(plan.pace, Pace::InFlight(_)) && progress.1.elapsed() > SILENCE {
                 bail!("nothing comes any more: {} of {} deliveries", self.seen.deliveries, published * share);
             }
         }
@@ -221,38 +266,32 @@ impl<'s> Load<'s> {
         }
         let expected = if plan.turnover { u64::MAX } else { published * share };
         let patience = if plan.turnover { Duration::from_secs(1) } else { SILENCE };
-        let mut last = Instant::now();
-        while self.seen.deliveries < expected && self.pump(Some(patience))? > 0 {
-            last = Instant::now();
-        }
-        let took = last.max(began + plan.lasts).duration_since(began);
+        let took = self.settle(expected, patience)?.duration_since(began);
         let deliveries = self.seen.deliveries;
-        let mut faults = self.faults();
-        if !plan.turnover {
-            faults.lost += expected.saturating_sub(deliveries);
-        }
-        Ok(Outcome {
+        let mut outcome = Outcome {
             published,
             deliveries,
             took,
-            server_cpu: self.server.used()?.cpu - used.cpu,
-            own_cpu: own_cpu()? - own,
-            writes: self.server.writes()? - writes,
+            server_cpu: self.server.used()?.cpu.saturating_sub(used.cpu),
+            own_cpu: own_cpu()?.saturating_sub(own),
+            writes: writes(pid)?.saturating_sub(written),
             latency: std::mem::replace(&mut self.seen.latency, Latency::new()),
-            heads: std::mem::replace(&mut self.seen.heads, Latency::new()),
-            faults,
-        })
+            heads: probes.map(Probes::stop).transpose()?,
+            faults: self.faults(),
+        };
+        outcome.faults.lost += if plan.turnover { self.missing() } else { expected.saturating_sub(deliveries) };
+        Ok(outcome)
     }
 
     fn publish(&mut self, count: u64, due: Instant, plan: &Plan) {
         let publisher = (count % u64::from(plan.publishers)) as u8;
-        let topic = plan.topics.map(|topics| count as usize % topics);
-        let number = self.numbers.entry((publisher, topic)).or_insert(0);
+        let place = plan.spread.place(count as usize);
+        let number = self.numbers.entry((publisher, place)).or_insert(0);
         *number += 1;
         let at = due.saturating_duration_since(self.began).as_nanos() as u64;
         let data = Payload { publisher, number: *number, at }.write(PAYLOAD);
         if let Some(publisher) = self.publishers.get_mut(usize::from(publisher)) {
-            publisher.push(topic, &data);
+            publisher.push(place, &data);
         }
     }
 
@@ -260,32 +299,31 @@ impl<'s> Load<'s> {
         self.publishers.iter_mut().filter(|publisher| !publisher.is_flushed()).try_for_each(Publisher::flush)
     }
 
-    fn connect(&mut self, topic: Option<usize>, position: Option<&str>, probe: bool) -> Result<()> {
-        let began = Instant::now();
-        // On loopback the handshake is the kernel's alone.
-        let mut socket = TcpStream::connect(self.server.address)?;
-        socket.write_all(self.server.request(topic, position).as_bytes())?;
-        socket.set_nonblocking(true)?;
-        let key = self.streams.iter().skip(self.streams.len().saturating_sub(64)).position(Option::is_none);
-        let key = key.map_or(self.streams.len(), |place| self.streams.len().saturating_sub(64) + place);
-        self.poll.add(&socket, key as u64, EventFlags::IN | EventFlags::RDHUP)?;
-        let stream = Some(Stream { socket, client: Client::default(), began, probe });
-        match self.streams.get_mut(key) {
-            Some(place) => *place = stream,
-            None => self.streams.push(stream),
+    fn connect(&mut self, asks: &[Ask<'_>]) -> Result<()> {
+        let mut link = Link::open(self.server, asks, self.small)?;
+        if let Some(client) = link.client() {
+            client.checks_order = self.checks_order;
+        }
+        let recent = self.links.len().saturating_sub(64);
+        let free = self.links.iter().skip(recent).position(Option::is_none);
+        let key = free.map_or(self.links.len(), |place| recent + place);
+        self.poll.add(&link.socket, key as u64, EventFlags::IN | EventFlags::RDHUP)?;
+        match self.links.get_mut(key) {
+            Some(place) => *place = Some(link),
+            None => self.links.push(Some(link)),
         }
         Ok(())
     }
 
-    /// One of the last sixty-four streams leaves, and another comes.
+    /// One of the last sixty-four links leaves, and another comes.
     fn turn_over(&mut self) -> Result<()> {
         let back = 1 + self.seen.opened % 64;
-        if let Some(place) = self.streams.len().checked_sub(back).and_then(|key| self.streams.get_mut(key))
-            && let Some(stream) = place.take()
+        if let Some(place) = self.links.len().checked_sub(back).and_then(|key| self.links.get_mut(key))
+            && let Some(link) = place.take()
         {
-            self.seen.faults.add(stream.client.faults);
+            self.seen.faults.add(link.faults());
         }
-        self.connect(None, None, false)
+        self.connect(&[Ask::from(Place::All)])
     }
 
     /// Waits for something to come and takes it in. Returns how many sockets had something.
@@ -298,33 +336,19 @@ impl<'s> Load<'s> {
                 }
                 continue;
             }
-            let Some(place) = self.streams.get_mut(*key as usize) else { continue };
-            let Some(stream) = place else { continue };
-            let read = match stream.socket.read(&mut self.buffer) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                Ok(read) if read > 0 => self.buffer.get(..read).unwrap_or_default(),
-                _ => {
-                    self.seen.faults.add(stream.client.faults);
-                    self.seen.faults.broken += 1;
-                    *place = None;
-                    continue;
-                }
-            };
-            let (opened, now) = (stream.client.open, self.began.elapsed().as_nanos() as u64);
+            let Some(place) = self.links.get_mut(*key as usize) else { continue };
+            let Some(link) = place else { continue };
+            let (opened, now) = (link.opened, self.began.elapsed().as_nanos() as u64);
             let seen = &mut self.seen;
-            let counts = !stream.probe;
-            stream.client.feed(read, &mut |payload| {
-                if counts {
-                    seen.deliveries += 1;
-                    seen.latency.observe(now.saturating_sub(payload.at));
-                }
-            });
-            if stream.client.open && !opened {
-                self.seen.opened += 1;
-                if stream.probe {
-                    self.seen.heads.observe(stream.began.elapsed().as_nanos() as u64);
-                    *place = None;
-                }
+            let goes_on = link.read(&mut self.buffer, &mut |payload| {
+                seen.deliveries += 1;
+                seen.latency.observe(now.saturating_sub(payload.at));
+            })?;
+            seen.opened += link.opened - opened;
+            if !goes_on {
+                seen.faults.add(link.faults());
+                seen.faults.broken += 1;
+                *place = None;
             }
         }
         Ok(events.len())
@@ -335,7 +359,7 @@ impl<'s> Load<'s> {
 
 impl Seen {
     fn new() -> Self {
-        Self { deliveries: 0, opened: 0, latency: Latency::new(), heads: Latency::new(), faults: Faults::default() }
+        Self { deliveries: 0, opened: 0, latency: Latency::new(), faults: Faults::default() }
     }
 
     fn forget(&mut self) {

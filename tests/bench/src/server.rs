@@ -2,7 +2,7 @@
 //! the first core; what feeds it, to the second, beside the load.
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,7 +14,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 use tempfile::TempDir;
 
-use crate::floor;
+use crate::link::Protocol;
+use crate::place::{Ask, Place};
+use crate::process::{LOAD_CORE, SERVER_CORE, Used, pinned};
+use crate::publisher::{Publisher, nchan_name};
+use crate::secure::Certificate;
+use crate::token::Issuer;
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -24,7 +29,18 @@ pub(crate) enum Kind {
     /// nginx with nchan.
     Nchan,
     /// Tidings.
-    Gateway,
+    #[value(alias = "gateway")]
+    Tidings,
+}
+
+/// What a server is asked to offer beyond the usual.
+#[derive(Debug, Default)]
+pub(crate) struct Setting {
+    pub(crate) protocol: Protocol,
+    /// Whose tokens are checked, on a channel for their bearers alone.
+    pub(crate) issuer: Option<Issuer>,
+    /// So many channels, beside the one that is always there.
+    pub(crate) channels: usize,
 }
 
 /// A server that runs, and all that belongs to it. Dropping it ends everything.
@@ -32,32 +48,25 @@ pub(crate) enum Kind {
 pub(crate) struct Server {
     pub(crate) kind: Kind,
     pub(crate) address: SocketAddr,
+    pub(crate) setting: Setting,
+    certificate: Option<Certificate>,
     /// Where publications go to.
     publish_to: SocketAddr,
-    measured: u32,
+    admin: SocketAddr,
+    measured: Measured,
     children: Vec<Child>,
     directory: TempDir,
 }
 
-/// One publisher's connection.
-#[derive(Debug)]
-pub(crate) struct Publisher {
-    kind: Kind,
-    pub(crate) socket: TcpStream,
-    unsent: Vec<u8>,
+/// The process whose costs count, and how it was started.
+#[derive(Debug, Default)]
+struct Measured {
+    pid: u32,
+    program: PathBuf,
+    arguments: Vec<String>,
 }
 
-/// What a process has used up to now.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Used {
-    pub(crate) cpu: Duration,
-    /// Resident, in bytes.
-    pub(crate) memory: u64,
-}
-
-const SERVER_CORE: &str = "0";
-const LOAD_CORE: &str = "1";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 // === impl Kind ===
 
@@ -66,7 +75,7 @@ impl Kind {
         match self {
             Self::Floor => "floor",
             Self::Nchan => "nchan",
-            Self::Gateway => "tidings",
+            Self::Tidings => "tidings",
         }
     }
 }
@@ -74,20 +83,30 @@ impl Kind {
 // === impl Server ===
 
 impl Server {
-    /// Starts one and waits until it serves. `programs` holds the gateway under test, `operator` is beside it or in the
+    /// Starts one and waits until it serves. `programs` holds the gateway under test, the operator is beside it or in the
     /// folder of the other profile.
-    pub(crate) fn start(kind: Kind, programs: &Path) -> Result<Self> {
+    pub(crate) fn start(kind: Kind, programs: &Path, setting: Setting) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("tidings-bench-").tempdir()?;
-        let address = free_port()?;
-        let mut server = Self { kind, address, publish_to: address, measured: 0, children: Vec::new(), directory };
+        let (address, admin) = (free_port()?, free_port()?);
+        let certificate = match setting.protocol {
+            Protocol::Tls => Some(Certificate::make(directory.path())?),
+            _ => None,
+        };
+        let mut server = Self {
+            kind,
+            address,
+            setting,
+            certificate,
+            publish_to: address,
+            admin,
+            measured: Measured::default(),
+            children: Vec::new(),
+            directory,
+        };
         match kind {
-            Kind::Floor => {
-                let mut floor = pinned(SERVER_CORE, std::env::current_exe()?);
-                floor.arg("floor").arg(address.to_string());
-                server.measured = server.run("floor", floor)?;
-            }
+            Kind::Floor => server.measure(std::env::current_exe()?, vec!["floor".into(), address.to_string()])?,
             Kind::Nchan => server.nchan()?,
-            Kind::Gateway => server.gateway(programs)?,
+            Kind::Tidings => server.tidings(programs)?,
         }
         until("the server accepts connections", || TcpStream::connect(address).is_ok())?;
         Ok(server)
@@ -96,39 +115,93 @@ impl Server {
     fn nchan(&mut self) -> Result<()> {
         let folder = self.directory.path();
         let file = folder.join("nginx.conf");
-        fs::write(&file, nginx(folder, self.address))?;
-        let mut nginx = pinned(SERVER_CORE, "nginx");
-        nginx.arg("-c").arg(file);
-        self.measured = self.run("nginx", nginx)?;
-        Ok(())
+        self.publish_to = free_port()?;
+        let listen = match (self.setting.protocol, &self.certificate) {
+            (Protocol::Tls, Some(Certificate { certificate, key, .. })) => {
+                let files =
+                    format!("ssl_certificate {}; ssl_certificate_key {};", certificate.display(), key.display());
+                format!("listen {} backlog=4096 ssl; {files}", self.address)
+            }
+            (Protocol::Http2, _) => format!("listen {} backlog=4096 http2;", self.address),
+            _ => format!("listen {} backlog=4096;", self.address),
+        };
+        fs::write(&file, nginx(folder, &listen, self.publish_to))?;
+        self.measure("nginx".into(), vec!["-c".into(), file.display().to_string()])
     }
 
-    fn gateway(&mut self, programs: &Path) -> Result<()> {
+    fn tidings(&mut self, programs: &Path) -> Result<()> {
         let folder = self.directory.path().to_owned();
         let (channels, routes) = (folder.join("channels"), folder.join("routes"));
         fs::create_dir(&channels)?;
         fs::create_dir(&routes)?;
-        fs::write(channels.join("bench.yaml"), CHANNEL)?;
-        let (nats, admin, operator_admin) = (free_port()?, free_port()?, free_port()?);
+        fs::write(channels.join("load.yaml"), channel("load", "100000", "mode: Public"))?;
+        for number in 0..self.setting.channels {
+            let name = format!("c{number}");
+            fs::write(channels.join(format!("{name}.yaml")), channel(&name, "1000", "mode: Public"))?;
+        }
+        let (nats, operator_admin) = (free_port()?, free_port()?);
         let mut server = pinned(LOAD_CORE, nats_server()?);
         server.args(["--addr", "127.0.0.1", "--port", &nats.port().to_string(), "--jetstream", "--store_dir"]);
         server.arg(folder.join("nats"));
         self.run("nats-server", server)?;
         until("NATS listens", || TcpStream::connect(nats).is_ok())?;
-        let url = format!("nats://{nats}");
+        let mut arguments: Vec<String> = Vec::new();
+        let mut add = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
+        add("--nats", format!("nats://{nats}"));
+        add("--listen", self.address.to_string());
+        add("--admin", self.admin.to_string());
+        add("--drain-delay", "0s".into());
+        add("--drain-window", "0s".into());
+        add("--routes", routes.display().to_string());
+        if let Some(Certificate { certificate, key, .. }) = &self.certificate {
+            add("--tls-cert", certificate.display().to_string());
+            add("--tls-key", key.display().to_string());
+        }
+        if let Some(issuer) = &self.setting.issuer {
+            fs::write(channels.join("guarded.yaml"), channel("guarded", "100000", "mode: Token"))?;
+            fs::write(folder.join("keys"), &issuer.published)?;
+            fs::write(folder.join("config.yaml"), issuer.settings(&folder.join("keys").display().to_string()))?;
+            add("--config", folder.join("config.yaml").display().to_string());
+        }
         let mut operator = pinned(LOAD_CORE, beside(programs, "tidings-operator")?);
-        operator.args(["--nats", &url, "--admin", &operator_admin.to_string()]);
+        operator.args(["--nats", &format!("nats://{nats}"), "--admin", &operator_admin.to_string()]);
         operator.arg("--channels").arg(&channels).arg("--routes").arg(&routes);
         self.run("operator", operator)?;
-        until("the operator writes the Route", || {
-            fs::read_dir(&routes).is_ok_and(|mut entries| entries.next().is_some())
+        let wanted = fs::read_dir(&channels)?.count();
+        until("the operator writes the Routes", || {
+            // A file in the making has a dot in front.
+            let written = |entries: fs::ReadDir| entries.flatten().filter(|entry| !hidden(&entry.path())).count();
+            fs::read_dir(&routes).is_ok_and(|entries| written(entries) >= wanted)
         })?;
-        let mut gateway = pinned(SERVER_CORE, beside(programs, "tidings-gateway")?);
-        gateway.args(["--nats", &url, "--listen", &self.address.to_string(), "--admin", &admin.to_string()]);
-        gateway.args(["--drain-delay", "0s", "--drain-window", "0s"]).arg("--routes").arg(&routes);
-        self.measured = self.run("gateway", gateway)?;
         self.publish_to = nats;
-        until("the gateway is ready", || get(admin, "/readyz").is_ok_and(|reply| reply.contains(" 200 ")))
+        self.measure(beside(programs, "tidings-gateway")?, arguments)?;
+        self.ready()
+    }
+
+    fn ready(&self) -> Result<()> {
+        until("the gateway is ready", || get(self.admin, "/readyz").is_ok_and(|reply| reply.contains(" 200 ")))
+    }
+
+    /// Kills the gateway and starts it again: what it had in memory is gone, what NATS holds is not.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        let pid = self.measured.pid;
+        for child in self.children.iter_mut().filter(|child| child.id() == pid) {
+            child.kill()?;
+            child.wait()?;
+        }
+        self.children.retain(|child| child.id() != pid);
+        let Measured { program, arguments, .. } = std::mem::take(&mut self.measured);
+        self.measure(program, arguments)?;
+        self.ready()
+    }
+
+    /// Starts the process whose costs count.
+    fn measure(&mut self, program: PathBuf, arguments: Vec<String>) -> Result<()> {
+        let mut command = pinned(SERVER_CORE, &program);
+        command.args(&arguments);
+        let pid = self.run("measured", command)?;
+        self.measured = Measured { pid, program, arguments };
+        Ok(())
     }
 
     fn run(&mut self, name: &str, mut command: Command) -> Result<u32> {
@@ -140,54 +213,65 @@ impl Server {
         Ok(pid)
     }
 
-    /// The request of a subscriber.
-    pub(crate) fn request(&self, topic: Option<usize>, position: Option<&str>) -> String {
-        let path = match (self.kind, topic) {
-            (Kind::Gateway, None) => "/channels/bench/load/events".to_owned(),
-            (Kind::Gateway, Some(topic)) => format!("/channels/bench/load/events?topic=t.{topic}"),
-            (_, None) => "/sub/all".to_owned(),
-            (_, Some(topic)) => format!("/sub/{topic}"),
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.setting.protocol
+    }
+
+    pub(crate) fn certificate(&self) -> Option<&Certificate> {
+        self.certificate.as_ref()
+    }
+
+    /// What a subscriber asks for.
+    pub(crate) fn path_and_fields(&self, ask: &Ask<'_>) -> (String, Vec<(&'static str, String)>) {
+        let path = match (self.kind, ask.place, ask.token) {
+            (Kind::Tidings, _, Some(_)) => "/channels/bench/guarded/events".to_owned(),
+            (Kind::Tidings, Place::All, None) => "/channels/bench/load/events".to_owned(),
+            (Kind::Tidings, Place::Topic(topic), None) => format!("/channels/bench/load/events?topic=t.{topic}"),
+            (Kind::Tidings, Place::Channel(channel), None) => format!("/channels/bench/c{channel}/events"),
+            (_, place, _) => format!("/sub/{}", nchan_name(place)),
         };
-        let position = position.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
-        format!("GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n{position}\r\n")
+        let mut fields = vec![("accept", "text/event-stream".to_owned())];
+        fields.extend(ask.position.map(|id| ("last-event-id", id.to_owned())));
+        fields.extend(ask.token.map(|token| ("authorization", format!("Bearer {token}"))));
+        (path, fields)
+    }
+
+    /// The request of a subscriber on HTTP/1.1.
+    pub(crate) fn request(&self, ask: &Ask<'_>) -> String {
+        let (path, fields) = self.path_and_fields(ask);
+        let fields: String = fields.into_iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        format!("GET {path} HTTP/1.1\r\nhost: bench\r\n{fields}\r\n")
     }
 
     /// Connects a publisher.
     pub(crate) fn publisher(&self) -> Result<Publisher> {
-        let socket = TcpStream::connect(self.publish_to)?;
-        socket.set_nodelay(true)?;
-        socket.set_nonblocking(true)?;
-        let unsent = match self.kind {
-            Kind::Floor => floor::PUBLISHER.to_vec(),
-            Kind::Nchan => Vec::new(),
-            Kind::Gateway => b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\n".to_vec(),
-        };
-        Ok(Publisher { kind: self.kind, socket, unsent })
+        Publisher::connect(self.kind, self.publish_to)
+    }
+
+    /// The process whose costs count.
+    pub(crate) fn pid(&self) -> u32 {
+        self.measured.pid
     }
 
     /// What the measured processes have used.
     pub(crate) fn used(&self) -> Result<Used> {
-        let mut used = Used { cpu: Duration::ZERO, memory: 0 };
-        for pid in family(self.measured) {
-            used.cpu += cpu(pid)?;
-            used.memory += status(pid, "VmRSS:")?;
-        }
-        Ok(used)
+        Used::by(self.measured.pid)
     }
 
-    /// The most memory since [`Server::forget_peak`].
-    pub(crate) fn peak(&self) -> Result<u64> {
-        family(self.measured).into_iter().map(|pid| status(pid, "VmHWM:")).sum()
+    /// The sum of a metric of the gateway's.
+    pub(crate) fn metric(&self, name: &str) -> Result<f64> {
+        let text = get(self.admin, "/metrics")?;
+        let samples = text
+            .lines()
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' ')));
+        samples.map(|line| Ok(line.rsplit(' ').next().unwrap_or_default().parse::<f64>()?)).sum()
     }
 
-    /// Starts to look for the peak anew.
-    pub(crate) fn forget_peak(&self) -> Result<()> {
-        family(self.measured).into_iter().try_for_each(|pid| Ok(fs::write(format!("/proc/{pid}/clear_refs"), "5")?))
-    }
-
-    /// Writes made by the measured processes through write(2) and writev(2).
-    pub(crate) fn writes(&self) -> Result<u64> {
-        family(self.measured).into_iter().map(|pid| field(&format!("/proc/{pid}/io"), "syscw:")).sum()
+    /// The last lines that its process wrote, for whoever looks for a fault.
+    pub(crate) fn said(&self) -> String {
+        let text = fs::read_to_string(self.directory.path().join("measured.log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().take(5).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -201,79 +285,21 @@ impl Drop for Server {
     }
 }
 
-// === impl Publisher ===
-
-impl Publisher {
-    /// Adds a publication; [`Publisher::flush`] sends it.
-    pub(crate) fn push(&mut self, topic: Option<usize>, data: &[u8]) {
-        let head = match (self.kind, topic) {
-            (Kind::Floor, _) => {
-                self.unsent.extend_from_slice(&(data.len() as u32).to_be_bytes());
-                self.unsent.extend_from_slice(data);
-                return;
-            }
-            (Kind::Nchan, topic) => {
-                let name = topic.map_or("all".to_owned(), |topic| topic.to_string());
-                format!("POST /pub/{name} HTTP/1.1\r\nHost: bench\r\nContent-Length: {}\r\n\r\n", data.len())
-            }
-            (Kind::Gateway, topic) => {
-                let topic = topic.map_or("all".to_owned(), |topic| format!("t.{topic}"));
-                format!("PUB tidings.bench.load.{topic} {}\r\n", data.len())
-            }
-        };
-        self.unsent.extend_from_slice(head.as_bytes());
-        self.unsent.extend_from_slice(data);
-        if self.kind == Kind::Gateway {
-            self.unsent.extend_from_slice(b"\r\n");
-        }
-    }
-
-    /// Sends what the kernel takes, and reads what comes back.
-    pub(crate) fn flush(&mut self) -> Result<()> {
-        let mut buffer = [0; 16 << 10];
-        loop {
-            match self.socket.read(&mut buffer) {
-                Ok(0) => bail!("the connection of a publisher was closed"),
-                Ok(read) => {
-                    let read = buffer.get(..read).unwrap_or_default();
-                    if self.kind == Kind::Gateway && memchr::memmem::find(read, b"PING\r\n").is_some() {
-                        self.unsent.extend_from_slice(b"PONG\r\n");
-                    }
-                    if memchr::memmem::find(read, b"-ERR").is_some() {
-                        bail!("NATS refuses: {}", String::from_utf8_lossy(read));
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        while !self.unsent.is_empty() {
-            match self.socket.write(&self.unsent) {
-                Ok(sent) => drop(self.unsent.drain(..sent)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether everything was sent.
-    pub(crate) fn is_flushed(&self) -> bool {
-        self.unsent.is_empty()
-    }
+fn channel(name: &str, messages: &str, mode: &str) -> String {
+    format!(
+        "apiVersion: tidings.dev/v1alpha1
+kind: Channel
+metadata: {{ name: {name}, namespace: bench }}
+spec:
+  history: {{ maxMessages: {messages} }}
+  access: {{ subscribe: {{ {mode}, topics: [\">\"] }} }}
+  limits: {{ connections: 1000000, connectionsPerClient: 1000000, connectsPerSecond: 1000000 }}
+"
+    )
 }
 
-const CHANNEL: &str = "\
-apiVersion: tidings.dev/v1alpha1
-kind: Channel
-metadata: { name: load, namespace: bench }
-spec:
-  history: { maxMessages: 100000 }
-  access: { subscribe: { mode: Public, topics: [\">\"] } }
-  limits: { connections: 1000000, connectionsPerClient: 1000000, connectsPerSecond: 1000000 }
-";
-
-fn nginx(folder: &Path, address: SocketAddr) -> String {
+/// Publishers have a port of their own: they speak plain HTTP/1.1, whatever subscribers speak.
+fn nginx(folder: &Path, listen: &str, publish_to: SocketAddr) -> String {
     let folder = folder.display();
     format!(
         "daemon off;
@@ -288,16 +314,20 @@ http {{
     access_log off;
     tcp_nodelay on;
     keepalive_requests 1000000000;
+    http2_max_concurrent_streams 250;
     client_body_temp_path {folder}/body;
     nchan_shared_memory_size 256m;
     server {{
-        listen {address} backlog=4096;
+        listen {publish_to};
         location ~ ^/pub/(.*)$ {{
             nchan_publisher;
             nchan_channel_id $1;
             nchan_message_buffer_length 1000;
             nchan_message_timeout 5m;
         }}
+    }}
+    server {{
+        {listen}
         location ~ ^/sub/(.*)$ {{
             nchan_subscriber eventsource;
             nchan_channel_id $1;
@@ -316,13 +346,6 @@ pub(crate) fn has_nchan() -> bool {
     module && Command::new("nginx").arg("-v").stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// A program on one core, that ends with us.
-fn pinned(core: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "taskset", "--cpu-list", core]).arg(program);
-    command
-}
-
 /// A program of ours: of this profile, or else of the other one.
 fn beside(programs: &Path, name: &str) -> Result<PathBuf> {
     let other = programs.with_file_name("debug");
@@ -333,11 +356,16 @@ fn beside(programs: &Path, name: &str) -> Result<PathBuf> {
         .ok_or_else(|| anyhow!("{name} is missing: make bench builds it"))
 }
 
-fn nats_server() -> Result<String> {
+/// The pinned nats-server, built if need be.
+pub(crate) fn nats_server() -> Result<String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/nats-server.sh");
     let output = Command::new(script).output().context("failed to run scripts/nats-server.sh")?;
     let path = String::from_utf8(output.stdout)?.trim().to_owned();
     if path.is_empty() { bail!("no nats-server: {}", String::from_utf8_lossy(&output.stderr)) } else { Ok(path) }
+}
+
+fn hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
 }
 
 /// Below the range of outgoing connections: ten thousand of them would soon sit on it.
@@ -367,36 +395,4 @@ fn get(address: SocketAddr, path: &str) -> Result<String> {
     let mut reply = String::new();
     socket.read_to_string(&mut reply)?;
     Ok(reply)
-}
-
-/// A process and its children: nginx has a worker.
-fn family(pid: u32) -> Vec<u32> {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    std::iter::once(pid).chain(children.split_whitespace().filter_map(|pid| pid.parse().ok())).collect()
-}
-
-/// On the processor, to the nanosecond, over all threads that still live.
-fn cpu(pid: u32) -> Result<Duration> {
-    let mut nanos = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-        nanos += text.split_whitespace().next().and_then(|nanos| nanos.parse::<u64>().ok()).unwrap_or_default();
-    }
-    Ok(Duration::from_nanos(nanos))
-}
-
-/// A field of `/proc/PID/status` in bytes.
-fn status(pid: u32, name: &str) -> Result<u64> {
-    Ok(field(&format!("/proc/{pid}/status"), name)? << 10)
-}
-
-fn field(file: &str, name: &str) -> Result<u64> {
-    let text = fs::read_to_string(file)?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-    Ok(line.split_whitespace().next().unwrap_or_default().parse()?)
-}
-
-/// What this process, the load, has used.
-pub(crate) fn own_cpu() -> Result<Duration> {
-    cpu(std::process::id())
 }
