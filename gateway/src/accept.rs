@@ -16,6 +16,7 @@ use crate::connection::{Departure, Protocol, Served};
 use crate::metrics::Metrics;
 use crate::room::Room;
 use crate::shards::Shards;
+use crate::socket::Socket;
 use crate::tls::Tls;
 
 /// One port and everything that serves it.
@@ -99,16 +100,19 @@ impl Port {
         let open = self.metrics.clone().map(Open::new);
         let router = self.router.clone();
         let served = match &self.tls {
-            None => self.protocol.serve_tcp(stream, peer, router, departure).await,
+            None => {
+                let served = self.protocol.serve_tcp(stream, peer, router, departure).await;
+                served.map(|served| served.map(Socket::plain))
+            }
             // On the heap, or connections without TLS would have room for it as well.
             Some(tls) => {
-                let ended = Box::pin(self.protocol.serve_tls(stream, tls, peer, router, departure)).await;
-                ended.map(|()| Served::Closed)
+                let served = Box::pin(self.protocol.serve_tls(stream, tls, peer, router, departure)).await;
+                served.map(|served| served.map(Socket::sealed))
             }
         };
         match served {
             Ok(Served::Closed) => {}
-            Ok(Served::Handed(stream, handed)) => match (&self.shards, stream.into_std()) {
+            Ok(Served::Handed(socket, handed)) => match (&self.shards, socket) {
                 (Some(shards), Ok(socket)) => shards.take(socket, handed, Held { _place: place, _open: open }),
                 (_, Err(error)) => debug!(port = self.name, %peer, %error, "Failed to hand a connection over."),
                 (None, _) => debug!(port = self.name, %peer, "Nobody takes connections over."),

@@ -24,6 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -154,23 +155,22 @@ impl Protocol {
         peer: SocketAddr,
         router: Router,
         departure: Departure,
-    ) -> Result<(), ConnectionFault> {
+    ) -> Result<Served<TlsStream<TcpStream>>, ConnectionFault> {
         let deadline = Instant::now() + self.header_timeout;
         let stream = tokio::select! {
             shaken = tls.accept(stream, deadline) => match shaken {
                 Ok(stream) => stream,
                 // A probe that only connects is no fault.
-                Err(Handshake::Gone) => return Ok(()),
+                Err(Handshake::Gone) => return Ok(Served::Closed),
                 Err(_) => return Err(ConnectionFault::Handshake),
             },
-            () = departure.close.cancelled() => return Ok(()),
+            () = departure.close.cancelled() => return Ok(Served::Closed),
         };
         let version = match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => Version::Two,
             _ => Version::One,
         };
-        // A session stays with hyper: a port with TLS does not hand over.
-        self.serve(stream, version, deadline, peer, router, departure).await.map(drop)
+        self.serve(stream, version, deadline, peer, router, departure).await
     }
 
     /// Serves a connection to its end, or until it is handed over.
@@ -236,6 +236,18 @@ impl Protocol {
                     () = credit.used_up() => Err(ConnectionFault::Resets),
                 }
             }
+        }
+    }
+}
+
+// === impl Served ===
+
+impl<T> Served<T> {
+    /// The same, with something else made of the connection.
+    pub fn map<U>(self, made: impl FnOnce(T) -> U) -> Served<U> {
+        match self {
+            Self::Closed => Served::Closed,
+            Self::Handed(connection, handed) => Served::Handed(made(connection), handed),
         }
     }
 }

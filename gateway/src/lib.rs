@@ -17,7 +17,8 @@
 //! - What the operator hears: [`beats`] decides when and what, [`pulse`] sends it. [`service`] answers `nats micro`.
 //! - The core: the [`hub`] and its [`channel`]s; a [`relay`] each, which does what the [`ingest`] decides; [`log`],
 //!   [`fanout`], [`feed`], [`index`], [`subscriber`]; [`resume`], [`backfill`], [`chunk`]; [`stream`], [`farewell`].
-//! - How bytes leave: [`body`] where hyper keeps the connection; else [`handover`] to a [`shard`], which [`shards`] drives.
+//! - How bytes leave: [`body`] where hyper keeps the connection; else [`handover`] to a [`shard`] with its [`roll`]s and
+//!   [`tally`], which [`shards`] drives. Its [`outside`] is the [`kernel`], its [`inbox`], and [`socket`]s, some with a TLS [`session`].
 //! - NATS: [`broker`], [`link`] ([`login`]), [`reader`]; [`wire`] reads messages into [`publication`]s, [`frame`] writes them as events.
 //! - Counting: [`metrics`], [`channel_metrics`], [`process`], on [`instrument`]s and [`label`]s; [`end`] names why streams end.
 //!
@@ -58,10 +59,12 @@ pub mod frame;
 pub mod grant;
 pub mod handover;
 pub mod hub;
+pub mod inbox;
 pub mod index;
 pub mod ingest;
 pub mod instrument;
 pub mod issuer;
+pub mod kernel;
 pub mod keyring;
 pub mod keys;
 pub mod label;
@@ -72,6 +75,7 @@ pub mod listener;
 pub mod log;
 pub mod login;
 pub mod metrics;
+pub mod outside;
 pub mod principal;
 pub mod problem;
 pub mod process;
@@ -88,6 +92,7 @@ pub mod resume;
 pub mod retry;
 pub mod review;
 pub mod reviews;
+pub mod roll;
 pub mod room;
 pub mod route_files;
 pub mod route_objects;
@@ -96,14 +101,19 @@ pub mod routes;
 pub mod rules;
 pub mod run;
 pub mod service;
+pub mod session;
 pub mod settings;
 pub mod settings_file;
 pub mod shard;
+#[cfg(test)]
+mod shard_tests;
 pub mod shards;
 pub mod signal;
+pub mod socket;
 pub mod stream;
 pub mod subscribe;
 pub mod subscriber;
+pub mod tally;
 pub mod telemetry;
 pub mod tls;
 pub mod token;

@@ -192,10 +192,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     let public = Port {
         name: "public",
         listener: public,
-        protocol: match &tls {
-            None => Protocol::new(&config.connections).handing_over(),
-            Some(_) => Protocol::new(&config.connections),
-        },
+        protocol: Protocol::new(&config.connections).handing_over(),
         tls,
         shards: Some(shards.clone()),
         room: room.clone(),

@@ -78,7 +78,7 @@ const MAX_FILE_BYTES: u64 = 4 << 20;
 
 /// What one connection may have unsent in its session, in plain text; beyond it, writing waits. The frames that a
 /// subscriber shares with others become its own here.
-const UNSENT_BYTES: usize = 16 << 10;
+pub(crate) const UNSENT_BYTES: usize = 16 << 10;
 
 // === impl Tls ===
 

@@ -15,19 +15,22 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use tidings_tests::event_source::{EventSource, Settings as Client};
 use tidings_tests::installation::{Installation, Settings};
+use tidings_tests::kube_authority::KubeAuthority;
 use tidings_tests::ledger::{self, check};
 use tidings_tests::manifest::Manifest;
 use tidings_tests::proxy::Fate;
 use tidings_tests::publisher::{Publication, Publisher};
 use tidings_tests::seed::{Seed, VARIABLE};
+use tidings_tests::tls::{TlsClient, TlsFolder};
 use tidings_tests::transcript::{explained, told};
 use tidings_tests::truth::{Fact, Incarnation, Removal, Truth};
 use tidings_tests::wait::{PATIENCE, eventually};
+use tidings_tests::web::Protocol;
 
 /// How many seeds one run goes through, unless `TIDINGS_MODEL_SEEDS` says otherwise.
 const SEEDS: u64 = 200;
 
-/// How many run at the same time, on one NATS and two gateways.
+/// How many run at the same time, on one NATS and two gateways; the gateways of every second such batch have TLS.
 const TOGETHER: u64 = 50;
 
 /// What happens to a channel.
@@ -92,24 +95,34 @@ fn manifest(seed: Seed) -> Manifest {
     }
 }
 
+/// Where the clients connect, and how.
+#[derive(Clone)]
+struct Gateways {
+    urls: Vec<String>,
+    tls: Option<TlsClient>,
+}
+
 struct Subscriber {
     source: EventSource,
     request: ledger::Request,
 }
 
-fn subscriber(rng: &mut StdRng, gateways: &[String], channel: &Manifest) -> Subscriber {
+fn subscriber(rng: &mut StdRng, gateways: &Gateways, channel: &Manifest) -> Subscriber {
     let filters: &[&str] =
         [&[][..], &[], &["a"], &["*"], &["a.>", "b"], &["."], &[">"], &["nobody"]].choose(rng).expect("there are some");
     let all = rng.random_bool(0.5);
     let mut parameters: Vec<(&str, &str)> = filters.iter().map(|filter| ("topic", *filter)).collect();
     parameters.push(("from", if all { "all" } else { "new" }));
     let mut urls: Vec<String> =
-        gateways.iter().map(|gateway| gateway.clone() + &channel.path_with(&parameters)).collect();
+        gateways.urls.iter().map(|gateway| gateway.clone() + &channel.path_with(&parameters)).collect();
     if rng.random() {
         urls.reverse();
     }
     let request = if all { ledger::Request::all() } else { ledger::Request::new() };
-    let source = Client::any_of(urls).reconnect_after(Duration::from_millis(rng.random_range(1..50))).open();
+    let two = if gateways.tls.is_some() { Protocol::H2 } else { Protocol::H2c };
+    let protocol = if rng.random_bool(0.3) { two } else { Protocol::Http1 };
+    let client = Client::any_of(urls).over(protocol).secured(gateways.tls.as_ref());
+    let source = client.reconnect_after(Duration::from_millis(rng.random_range(1..50))).open();
     Subscriber { source, request: request.topics(filters) }
 }
 
@@ -146,7 +159,7 @@ impl std::fmt::Debug for Complaints {
 async fn run(
     seed: Seed,
     jetstream: jetstream::Context,
-    gateways: Vec<String>,
+    gateways: Gateways,
     progress: Arc<AtomicU64>,
 ) -> Vec<Complaint> {
     let mut rng = seed.rng();
@@ -282,12 +295,14 @@ async fn disturb(site: &mut Installation, rng: &mut StdRng, progress: &AtomicU64
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_happens_every_client_gets_its_events_in_order_once_and_is_told_of_every_gap() -> Result<(), Complaints>
-{
-    let seed = Seed::from_environment();
-    let seeds = std::env::var("TIDINGS_MODEL_SEEDS").map_or(SEEDS, |text| text.parse().expect("a number"));
-    let mut site = Settings::default().gateways(2).proxied().start().await;
+/// Two gateways, and a way to NATS on which live messages are lost, late and repeated.
+async fn installation(seed: Seed, tls: Option<&(TlsFolder, TlsClient)>) -> Installation {
+    let settings = Settings::default().gateways(2).proxied();
+    let settings = match tls {
+        None => settings,
+        Some((folder, client)) => settings.tls(folder, client.clone()),
+    };
+    let site = settings.start().await;
     let mut noise = seed.rng();
     site.proxy.as_ref().expect("it was asked for").tamper(move |message| {
         if !message.subject.starts_with("tidings-live.") {
@@ -300,14 +315,26 @@ async fn whatever_happens_every_client_gets_its_events_in_order_once_and_is_told
             _ => Fate::Pass,
         }
     });
+    site
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_happens_every_client_gets_its_events_in_order_once_and_is_told_of_every_gap() -> Result<(), Complaints>
+{
+    let seed = Seed::from_environment();
+    let seeds = std::env::var("TIDINGS_MODEL_SEEDS").map_or(SEEDS, |text| text.parse().expect("a number"));
     let mut complaints = Complaints { seed, seeds, found: Vec::new() };
     let numbers: Vec<u64> = (0..seeds).collect();
-    for batch in numbers.chunks(TOGETHER as usize) {
+    let authority = KubeAuthority::new().expect("an authority");
+    let tls = (TlsFolder::of(&authority), TlsClient::trusting(&authority));
+    for (batch, secured) in numbers.chunks(TOGETHER as usize).zip([false, true].into_iter().cycle()) {
+        let mut site = installation(seed.nth(batch[0]), secured.then_some(&tls)).await;
         let seeds: Vec<Seed> = batch.iter().map(|number| seed.nth(*number)).collect();
         site.all_channels(seeds.iter().map(|seed| manifest(*seed)).collect()).await;
         let mut jetstream = site.jetstream().await;
         jetstream.set_timeout(Duration::from_secs(1));
-        let gateways: Vec<String> = site.gateways.iter().map(|gateway| gateway.url()).collect();
+        let urls = site.gateways.iter().map(|gateway| gateway.url()).collect();
+        let gateways = Gateways { urls, tls: secured.then(|| tls.1.clone()) };
         let progress = Arc::new(AtomicU64::new(0));
         let start = Instant::now();
         let scripts: Vec<_> = seeds
