@@ -115,7 +115,7 @@ impl Case {
             _ => Protocol::Plain,
         };
         let algorithm = self.algorithm().filter(|_| kind == Kind::Tidings);
-        Ok(Setting { protocol, issuer: algorithm.map(Issuer::new).transpose()?, channels: 0 })
+        Ok(Setting { protocol, issuer: algorithm.map(Issuer::new).transpose()?, ..Setting::default() })
     }
 
     /// Does it to a server that nobody is connected to.
@@ -161,8 +161,13 @@ fn idle(server: &Server, scale: Scale) -> Result<Figures> {
     let took = load.open(scale.many, |_| Ask::from(Place::All))?;
     let open = server.used()?;
     load.close();
-    // The floor frees what it has at once or never.
-    sleep(if server.kind == Kind::Floor { Duration::from_secs(1) } else { scale.lingers });
+    let lingers = match (server.kind, server.protocol()) {
+        (Kind::Tidings, Protocol::Plain) => scale.lingers,
+        // Only a comparison, or only what comes on top: no reason to wait as long.
+        (Kind::Tidings, _) => scale.lingers / 3,
+        _ => scale.lingers / 10,
+    };
+    sleep(lingers);
     let left = server.used()?;
     let each = |value: f64| value / scale.many as f64;
     Ok(Figures::from([
@@ -173,6 +178,7 @@ fn idle(server: &Server, scale: Scale) -> Result<Figures> {
         ("memory_open_mb", open.memory as f64 / MEBI),
         ("memory_left_mb", left.memory as f64 / MEBI),
         ("memory_kept_mb", (left.memory as f64 - before.memory as f64) / MEBI),
+        ("left_for_s", lingers.as_secs_f64()),
         ("connects_per_s", scale.many as f64 / took.as_secs_f64()),
         ("cpu_us_per_connect", each((open.cpu - before.cpu).as_secs_f64() * 1e6)),
     ]))
@@ -181,8 +187,9 @@ fn idle(server: &Server, scale: Scale) -> Result<Figures> {
 /// Publishes to these subscribers; also tells what memory they took before that.
 pub(crate) fn steady_with_memory(server: &Server, subscribers: usize, plan: Plan) -> Result<Figures> {
     let mut load = Load::new(server)?;
-    // What these receive is not counted upon: nothing goes to all, unless all are asked for.
-    load.open(1, |_| Ask::from(Place::All))?;
+    // The first stream pays for what all share. Unless everything goes to all, it receives nothing.
+    let first = if let Spread::Topics(topics) = plan.spread { Place::Topic(topics) } else { Place::All };
+    load.open(1, |_| Ask::from(first))?;
     let before = server.used()?;
     load.open(subscribers, |n| Ask::from(plan.spread.place(n)))?;
     // Channels that have just been opened look at their streams several times.

@@ -1,7 +1,7 @@
 //! The load: many subscribers and a few publishers on one thread and one epoll, cheap enough to share a core with NATS.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 use rustix::event::epoll::EventFlags;
@@ -26,6 +26,8 @@ pub(crate) struct Load<'s> {
     /// What was published, by publisher and place.
     numbers: HashMap<(u8, Place), u64>,
     began: Instant,
+    /// What the clock said then, in nanoseconds since 1970: times in payloads mean the same to other processes.
+    clock: u64,
     buffer: Vec<u8>,
     seen: Seen,
     /// New links hold little, for they will stop reading.
@@ -107,6 +109,7 @@ impl<'s> Load<'s> {
             publishers: Vec::new(),
             numbers: HashMap::new(),
             began: Instant::now(),
+            clock: SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64,
             buffer: vec![0; 256 << 10],
             seen: Seen::new(),
             small: false,
@@ -216,7 +219,23 @@ impl<'s> Load<'s> {
                 *last = *number;
             }
         }
+        self.missing_of(last)
+    }
+
+    /// The same if another process has published, alone and so many.
+    pub(crate) fn missing_after(&self, publications: u64) -> u64 {
+        let mut last = [0; PUBLISHERS];
+        last[0] = publications;
+        self.missing_of(last)
+    }
+
+    fn missing_of(&self, last: [u64; PUBLISHERS]) -> u64 {
         self.links.iter().flatten().flat_map(Link::clients).map(|client| client.missing(last)).sum()
+    }
+
+    /// How long what has come took.
+    pub(crate) fn latency(&self) -> &Latency {
+        &self.seen.latency
     }
 
     /// Publishes as planned, and waits for what comes of it.
@@ -288,7 +307,7 @@ impl<'s> Load<'s> {
         let place = plan.spread.place(count as usize);
         let number = self.numbers.entry((publisher, place)).or_insert(0);
         *number += 1;
-        let at = due.saturating_duration_since(self.began).as_nanos() as u64;
+        let at = self.clock + due.saturating_duration_since(self.began).as_nanos() as u64;
         let data = Payload { publisher, number: *number, at }.write(PAYLOAD);
         if let Some(publisher) = self.publishers.get_mut(usize::from(publisher)) {
             publisher.push(place, &data);
@@ -338,7 +357,7 @@ impl<'s> Load<'s> {
             }
             let Some(place) = self.links.get_mut(*key as usize) else { continue };
             let Some(link) = place else { continue };
-            let (opened, now) = (link.opened, self.began.elapsed().as_nanos() as u64);
+            let (opened, now) = (link.opened, self.clock + self.began.elapsed().as_nanos() as u64);
             let seen = &mut self.seen;
             let goes_on = link.read(&mut self.buffer, &mut |payload| {
                 seen.deliveries += 1;

@@ -4,6 +4,7 @@
 
 mod case;
 mod client;
+mod crowd;
 mod floor;
 mod grow;
 mod h2;
@@ -67,9 +68,9 @@ struct Run {
     #[arg(long, default_value_t = 1)]
     rounds: u32,
     /// How many seconds each case publishes
-    #[arg(long, default_value_t = 4.0)]
+    #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// How many seconds after all have left memory is looked at
+    /// How many seconds after all have left memory is looked at; a third of it with TLS and HTTP/2, a tenth for others
     #[arg(long, default_value_t = 30.0)]
     linger: f64,
     /// How many subscribers "10,000" are
@@ -103,6 +104,24 @@ enum Command {
         /// The picture (SVG)
         picture: PathBuf,
     },
+    /// More subscribers than one process may have open files: several gateways behind one NATS
+    Crowd {
+        /// How many gateways
+        #[arg(long, default_value_t = 3)]
+        gateways: usize,
+        /// How many subscribers, in all
+        #[arg(long, default_value_t = 51_000)]
+        subscribers: usize,
+        /// How many seconds to publish, twice a second
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+        /// Where the lines of JSON are written
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// A generator of `crowd`
+    #[command(hide = true)]
+    Readers { gateway: SocketAddr, nats: SocketAddr, subscribers: usize, publications: u64 },
     /// The floor server, for the benchmark itself
     #[command(hide = true)]
     Floor { address: SocketAddr },
@@ -143,6 +162,18 @@ fn main() -> Result<()> {
     match command {
         Some(Command::Floor { address }) => floor::serve(address),
         Some(Command::Grow(growing)) => grow(&growing),
+        Some(Command::Crowd { gateways, subscribers, seconds, out }) => {
+            let programs = prepare()?;
+            let (mut report, first) = Report::begin(Machine::look(seconds, subscribers))?;
+            let mut record = Record::create(out.as_deref())?;
+            record.write(&first)?;
+            let load = load_average();
+            let figures = crowd::measure(&programs, gateways, subscribers, Duration::from_secs_f64(seconds))?;
+            record.write(&report.add("crowd", Kind::Tidings, 1, load, figures)?)
+        }
+        Some(Command::Readers { gateway, nats, subscribers, publications }) => {
+            crowd::readers(gateway, nats, subscribers, publications)
+        }
         Some(Command::Draw { lines, picture }) => Ok(fs::write(picture, plot::growth(&read(&lines)?))?),
         None => table(&run),
     }

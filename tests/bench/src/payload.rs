@@ -7,7 +7,7 @@ pub(crate) struct Payload {
     pub(crate) publisher: u8,
     /// Counts from 1 for each publisher.
     pub(crate) number: u64,
-    /// When it was due, in nanoseconds since the run began: a late send counts as latency.
+    /// When it was due, in nanoseconds since 1970: a late send counts as latency.
     pub(crate) at: u64,
 }
 

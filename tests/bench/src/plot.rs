@@ -24,7 +24,7 @@ const WIDTH: f64 = 440.0;
 const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 56.0;
 const TOP: f64 = 44.0;
-const RIGHT: f64 = 18.0;
+const RIGHT: f64 = 30.0;
 const BOTTOM: f64 = 48.0;
 const LEGEND: f64 = 36.0;
 

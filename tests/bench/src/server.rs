@@ -41,6 +41,8 @@ pub(crate) struct Setting {
     pub(crate) issuer: Option<Issuer>,
     /// So many channels, beside the one that is always there.
     pub(crate) channels: usize,
+    /// Gateways behind the same NATS; 0 means 1.
+    pub(crate) gateways: usize,
 }
 
 /// A server that runs, and all that belongs to it. Dropping it ends everything.
@@ -54,6 +56,8 @@ pub(crate) struct Server {
     publish_to: SocketAddr,
     admin: SocketAddr,
     measured: Measured,
+    /// Gateways beside the first: where they listen, and their processes.
+    others: Vec<(SocketAddr, u32)>,
     children: Vec<Child>,
     directory: TempDir,
 }
@@ -100,6 +104,7 @@ impl Server {
             publish_to: address,
             admin,
             measured: Measured::default(),
+            others: Vec::new(),
             children: Vec::new(),
             directory,
         };
@@ -110,6 +115,22 @@ impl Server {
         }
         until("the server accepts connections", || TcpStream::connect(address).is_ok())?;
         Ok(server)
+    }
+
+    /// One that another process has started: nothing but where it is.
+    pub(crate) fn elsewhere(address: SocketAddr, publish_to: SocketAddr) -> Result<Self> {
+        Ok(Self {
+            kind: Kind::Tidings,
+            address,
+            setting: Setting::default(),
+            certificate: None,
+            publish_to,
+            admin: address,
+            measured: Measured::default(),
+            others: Vec::new(),
+            children: Vec::new(),
+            directory: tempfile::Builder::new().prefix("tidings-bench-").tempdir()?,
+        })
     }
 
     fn nchan(&mut self) -> Result<()> {
@@ -174,12 +195,17 @@ impl Server {
             fs::read_dir(&routes).is_ok_and(|entries| written(entries) >= wanted)
         })?;
         self.publish_to = nats;
-        self.measure(beside(programs, "tidings-gateway")?, arguments)?;
-        self.ready()
-    }
-
-    fn ready(&self) -> Result<()> {
-        until("the gateway is ready", || get(self.admin, "/readyz").is_ok_and(|reply| reply.contains(" 200 ")))
+        let gateway = beside(programs, "tidings-gateway")?;
+        for number in 1..self.setting.gateways {
+            let (listen, admin) = (free_port()?, free_port()?);
+            let mut command = pinned(SERVER_CORE, &gateway);
+            command.args(moved(&arguments, listen, admin));
+            let pid = self.run(&format!("gateway-{number}"), command)?;
+            self.others.push((listen, pid));
+            ready(admin)?;
+        }
+        self.measure(gateway, arguments)?;
+        ready(self.admin)
     }
 
     /// Kills the gateway and starts it again: what it had in memory is gone, what NATS holds is not.
@@ -192,7 +218,7 @@ impl Server {
         self.children.retain(|child| child.id() != pid);
         let Measured { program, arguments, .. } = std::mem::take(&mut self.measured);
         self.measure(program, arguments)?;
-        self.ready()
+        ready(self.admin)
     }
 
     /// Starts the process whose costs count.
@@ -255,7 +281,22 @@ impl Server {
 
     /// What the measured processes have used.
     pub(crate) fn used(&self) -> Result<Used> {
-        Used::by(self.measured.pid)
+        let mut used = Used::by(self.measured.pid)?;
+        for (_, pid) in &self.others {
+            let other = Used::by(*pid)?;
+            used.cpu += other.cpu;
+            used.memory += other.memory;
+        }
+        Ok(used)
+    }
+
+    /// Where the gateways listen.
+    pub(crate) fn gateways(&self) -> Vec<SocketAddr> {
+        std::iter::once(self.address).chain(self.others.iter().map(|(address, _)| *address)).collect()
+    }
+
+    pub(crate) fn publish_to(&self) -> SocketAddr {
+        self.publish_to
     }
 
     /// The sum of a metric of the gateway's.
@@ -362,6 +403,22 @@ pub(crate) fn nats_server() -> Result<String> {
     let output = Command::new(script).output().context("failed to run scripts/nats-server.sh")?;
     let path = String::from_utf8(output.stdout)?.trim().to_owned();
     if path.is_empty() { bail!("no nats-server: {}", String::from_utf8_lossy(&output.stderr)) } else { Ok(path) }
+}
+
+fn ready(admin: SocketAddr) -> Result<()> {
+    until("the gateway is ready", || get(admin, "/readyz").is_ok_and(|reply| reply.contains(" 200 ")))
+}
+
+/// The same arguments for a gateway on other ports.
+fn moved(arguments: &[String], listen: SocketAddr, admin: SocketAddr) -> Vec<String> {
+    let mut moved = arguments.to_vec();
+    for (flag, address) in [("--listen", listen), ("--admin", admin)] {
+        let place = arguments.iter().position(|argument| argument == flag);
+        if let Some(value) = place.and_then(|place| moved.get_mut(place + 1)) {
+            *value = address.to_string();
+        }
+    }
+    moved
 }
 
 fn hidden(path: &Path) -> bool {
