@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::case::Figures;
 use crate::load::{Load, Pace, Plan};
 use crate::place::{Ask, Place, Spread};
-use crate::process::{LOAD_CORE, pinned};
+use crate::process::{LOAD_CORE, end, pinned};
 use crate::server::{Kind, Server, Setting};
 
 /// A generator: its own process, told over its standard input and heard over its standard output.
@@ -60,8 +60,7 @@ impl Generator {
 
 impl Drop for Generator {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
     }
 }
 

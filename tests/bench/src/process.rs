@@ -2,10 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use anyhow::Result;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// What processes have used up to now.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,11 +50,22 @@ pub(crate) fn writes(pid: u32) -> Result<u64> {
     family(pid).into_iter().map(|pid| field(&format!("/proc/{pid}/io"), "syscw:")).sum()
 }
 
-/// A program on one core, that ends with us.
+/// A program on one core, that is asked to end when we do: killed, it could not end the children that it has.
 pub(crate) fn pinned(core: &str, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "taskset", "--cpu-list", core]).arg(program);
+    command.args(["--pdeathsig", "TERM", "taskset", "--cpu-list", core]).arg(program);
     command
+}
+
+/// Kills a process and its children, and waits for it.
+pub(crate) fn end(child: &mut Child) {
+    let family = family(child.id());
+    let _ = child.kill();
+    for pid in family.into_iter().skip(1).filter_map(|pid| Pid::from_raw(pid as i32)) {
+        // Without it nginx' worker would outlive its master, with every file that it has inherited.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    let _ = child.wait();
 }
 
 /// What this process, the load, has used.

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::link::Protocol;
 use crate::place::{Ask, Place};
-use crate::process::{LOAD_CORE, SERVER_CORE, Used, pinned};
+use crate::process::{LOAD_CORE, SERVER_CORE, Used, end, pinned};
 use crate::publisher::{Publisher, nchan_name};
 use crate::secure::Certificate;
 use crate::token::Issuer;
@@ -211,10 +211,7 @@ impl Server {
     /// Kills the gateway and starts it again: what it had in memory is gone, what NATS holds is not.
     pub(crate) fn restart(&mut self) -> Result<()> {
         let pid = self.measured.pid;
-        for child in self.children.iter_mut().filter(|child| child.id() == pid) {
-            child.kill()?;
-            child.wait()?;
-        }
+        self.children.iter_mut().filter(|child| child.id() == pid).for_each(end);
         self.children.retain(|child| child.id() != pid);
         let Measured { program, arguments, .. } = std::mem::take(&mut self.measured);
         self.measure(program, arguments)?;
@@ -319,10 +316,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // What feeds a server goes last.
-        for child in self.children.iter_mut().rev() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.children.iter_mut().rev().for_each(end);
     }
 }
 
