@@ -26,6 +26,7 @@ use crate::observed::ObservedChannel;
 use crate::queue::Queue;
 use crate::ready_rule::BROKER_PATIENCE;
 use crate::status::{Account, Change, Outlook, change, status};
+use crate::survey::{Survey, Surveys};
 use crate::visit::Visited;
 
 /// A visit is one or two calls to NATS and at most two to the API server; more at a time only makes those queue them.
@@ -33,6 +34,10 @@ const MOST_VISITS: usize = 16;
 
 /// Statuses written at a time: enough for 100 a second at 50 ms each.
 const MOST_WRITES: usize = 8;
+
+/// A Channel that is in place is compared by every survey, and visited only when that shows a difference; and, in case a
+/// notice of one is ever missed, after this many resyncs.
+const SETTLED: u32 = 10;
 
 /// How long the first visits wait for NATS, so that a normal start does not begin with failures.
 const FIRST_CONNECTION: Duration = Duration::from_secs(2);
@@ -86,15 +91,6 @@ pub enum Job {
     },
 }
 
-/// All streams of the installation.
-#[derive(Debug, Default)]
-pub struct Survey {
-    /// What each stores, by the Channel that it names.
-    pub held: BTreeMap<ChannelKey, Vec<Pattern>>,
-    /// Those that say they go with their Channel, and are empty.
-    pub sweepable: BTreeSet<ChannelKey>,
-}
-
 /// Everything that is known and to be done.
 #[derive(Debug)]
 pub struct Agenda {
@@ -110,16 +106,12 @@ pub struct Agenda {
     claims: Claims,
     claims_changed: bool,
     conflicts: BTreeMap<ChannelKey, Conflict>,
-    held: BTreeMap<ChannelKey, Vec<Pattern>>,
+    surveys: Surveys,
     /// Since when Routes without a Channel have been seen as removed.
     marked: BTreeMap<ChannelKey, Instant>,
-    sweepable: BTreeSet<ChannelKey>,
     started: Instant,
     /// Since when NATS has been away; absent while it is connected.
     broker_away: Option<Instant>,
-    surveyed: bool,
-    surveying: bool,
-    survey_due: Instant,
     /// When something changes by time alone.
     bound: Option<Instant>,
 }
@@ -132,6 +124,7 @@ impl Agenda {
         Self {
             visits: Queue::new(terms.resync),
             statuses: Queue::new(terms.resync),
+            surveys: Surveys::new(terms.resync, now),
             catalogue: Catalogue::new(&terms.namespaces, &terms.class_name, &terms.controller),
             terms,
             routes_listed: false,
@@ -142,14 +135,9 @@ impl Agenda {
             claims: Claims::default(),
             claims_changed: false,
             conflicts: BTreeMap::new(),
-            held: BTreeMap::new(),
             marked: BTreeMap::new(),
-            sweepable: BTreeSet::new(),
             started: now,
             broker_away: Some(now),
-            surveyed: false,
-            surveying: false,
-            survey_due: now,
             bound: None,
         }
     }
@@ -231,7 +219,7 @@ impl Agenda {
             return;
         }
         if self.broker_away.take().is_some() {
-            (self.surveyed, self.survey_due) = (false, now);
+            self.surveys.restart(now);
             self.all_visits(now);
             self.all_statuses(now);
         }
@@ -239,7 +227,7 @@ impl Agenda {
 
     /// This operator leads from now on: what another one did meanwhile is not known.
     pub fn lead(&mut self, now: Instant) {
-        self.survey_due = now;
+        self.surveys.hasten(now);
         self.all_visits(now);
         self.all_statuses(now);
     }
@@ -250,8 +238,7 @@ impl Agenda {
         if !self.is_listed() {
             return None;
         }
-        if self.survey_due <= now && !self.surveying && self.broker_away.is_none() {
-            self.surveying = true;
+        if self.broker_away.is_none() && self.surveys.begin(now) {
             return Some(Job::Survey);
         }
         self.resolve_claims(now);
@@ -262,8 +249,8 @@ impl Agenda {
     pub fn next(&self, now: Instant) -> Instant {
         let visit = self.may_visit(now).then(|| self.visits.next()).flatten();
         let write = (self.writing.len() < MOST_WRITES).then(|| self.statuses.next()).flatten();
-        let survey = (!self.surveying && self.broker_away.is_none()).then_some(self.survey_due);
-        let first = (!self.surveyed).then_some(self.started + FIRST_CONNECTION).filter(|at| *at > now);
+        let survey = self.surveys.next().filter(|_| self.broker_away.is_none());
+        let first = (!self.surveys.is_done()).then_some(self.started + FIRST_CONNECTION).filter(|at| *at > now);
         let far = now + Duration::from_secs(60);
         let due = if self.is_listed() { [visit, write, survey] } else { [None; 3] };
         due.into_iter().chain([self.bound, first]).flatten().fold(far, Instant::min).max(now)
@@ -271,26 +258,18 @@ impl Agenda {
 
     /// A survey ended; `None` if it failed.
     pub fn surveyed(&mut self, survey: Option<Survey>, now: Instant) {
-        self.surveying = false;
-        let Some(Survey { held, sweepable }) = survey else {
-            self.survey_due = now + self.terms.resync.min(Duration::from_secs(5));
-            return;
-        };
-        self.survey_due = now + self.terms.resync;
-        self.surveyed = true;
-        let before = std::mem::replace(&mut self.held, held);
-        let changed: BTreeSet<ChannelKey> = before.keys().chain(self.held.keys()).cloned().collect();
-        for key in changed {
-            if before.get(&key) != self.held.get(&key) {
-                self.claim(&key);
-            }
+        let differences = self.surveys.take(survey, now);
+        for key in &differences.held {
+            self.claim(key);
         }
-        for key in &sweepable {
+        for key in differences.changed.iter().filter(|key| self.catalogue.is_ours(key)) {
+            self.visits.add(key, now);
+        }
+        for key in &differences.sweepable {
             if !self.catalogue.exists(key) && self.is_watched(key) {
                 self.visits.add(key, now);
             }
         }
-        self.sweepable = sweepable;
     }
 
     /// A visit to a Channel ended.
@@ -302,8 +281,7 @@ impl Agenda {
             && report.stream.is_some()
         {
             let subjects: Vec<Pattern> = report.subjects.iter().filter_map(|text| text.parse().ok()).collect();
-            if self.held.get(key) != Some(&subjects) {
-                self.held.insert(key.clone(), subjects);
+            if self.surveys.hold(key, subjects) {
                 self.claim(key);
             }
         }
@@ -311,7 +289,9 @@ impl Agenda {
             self.visits.failed(key, now, chance);
         } else {
             self.visits.done(key);
-            self.visits.add(key, now + self.terms.resync.mul_f64(0.8 + chance / 5.0));
+            let settled = matches!(&visited.account, Account::Reconciled(report) if report.is_programmed());
+            let pause = self.terms.resync * if settled { SETTLED } else { 1 };
+            self.visits.add(key, now + pause.mul_f64(0.8 + chance / 5.0));
         }
         self.catalogue.account(channel, visited.account);
         self.statuses.add(key, now);
@@ -323,7 +303,6 @@ impl Agenda {
     /// Clearing away ended, and says when to come back.
     pub fn left(&mut self, key: &ChannelKey, left: Result<Option<Duration>, ApiError>, now: Instant, chance: f64) {
         self.visiting.remove(key);
-        self.sweepable.remove(key);
         match left {
             Ok(Some(again)) => {
                 self.marked.entry(key.clone()).or_insert(now);
@@ -468,7 +447,7 @@ impl Agenda {
     /// Visits wait for the first survey, since it says which Channel holds which subjects; but not for ever.
     fn may_visit(&self, now: Instant) -> bool {
         let given_up = self.broker_away.is_some() && now.saturating_duration_since(self.started) >= FIRST_CONNECTION;
-        self.visiting.len() < MOST_VISITS && (self.surveyed || given_up)
+        self.visiting.len() < MOST_VISITS && (self.surveys.is_done() || given_up)
     }
 
     /// A Channel of a namespace that is not watched is not known to be gone.
@@ -498,8 +477,7 @@ impl Agenda {
         let wanted =
             entry.and_then(|seen| subjects(seen.channel.as_deref().ok()?, &self.terms.installation.grants).ok());
         let created = entry.and_then(|seen| seen.created);
-        let held = self.held.get(key).cloned().unwrap_or_default();
-        let claim = Claim { created, subjects: wanted.unwrap_or_default(), held };
+        let claim = Claim { created, subjects: wanted.unwrap_or_default(), held: self.surveys.held(key) };
         self.claims_changed |= self.claims.set(key.clone(), claim);
     }
 
@@ -654,7 +632,7 @@ mod tests {
     }
 
     #[test]
-    fn a_visit_is_followed_by_a_status_and_the_next_visit_by_the_resync() {
+    fn a_visit_is_followed_by_a_status_and_the_next_visit_by_a_survey_that_differs() {
         let start = Instant::now();
         let mut agenda = ready(&["a"], start);
         let channel = visit(&mut agenda, start);
@@ -669,6 +647,38 @@ mod tests {
         let told = agenda.written(channel, status, Ok(answer), start, 0.0);
         assert_eq!(told.len(), 0, "{told:?}");
         assert!(agenda.next_job(start, &wall()).is_none());
+        // What is in place is compared by the surveys, and visited in any case after some of them.
+        let mut now = start;
+        let same = |mark: u64| Some(Survey { marks: [(key("a"), mark)].into(), ..Survey::default() });
+        for (mark, then) in [(1, vec!["visit a"]), (1, vec![]), (2, vec!["visit a"])] {
+            now += RESYNC;
+            assert_eq!(names(&jobs(&mut agenda, now)), ["survey"]);
+            agenda.surveyed(same(mark), now);
+            let visits = jobs(&mut agenda, now);
+            assert_eq!(names(&visits), then);
+            for job in &visits {
+                let Job::Visit { channel, .. } = job else { panic!("{job:?}") };
+                agenda.visited(channel, report("a", false), now, 0.0);
+            }
+        }
+        let settled = now + (RESYNC * SETTLED).mul_f64(0.8);
+        assert_eq!(names(&jobs(&mut agenda, settled)), ["survey", "visit a"]);
+    }
+
+    #[test]
+    fn what_is_not_in_place_is_visited_with_every_resync() {
+        let start = Instant::now();
+        let mut agenda = ready(&["a"], start);
+        let channel = visit(&mut agenda, start);
+        let mut refused = report("a", false);
+        if let Account::Reconciled(report) = &mut refused.account {
+            report.programmed = ProgrammedReason::StreamRefused;
+        }
+        agenda.visited(&channel, refused, start, 0.0);
+        let written = jobs(&mut agenda, start);
+        let [Job::Write { channel, status, .. }] = written.as_slice() else { panic!("{written:?}") };
+        let answer = object("a", 9, |object| object["status"] = json!(status));
+        agenda.written(channel, status, Ok(answer), start, 0.0);
         let due = start + RESYNC.mul_f64(0.8);
         assert_eq!(names(&jobs(&mut agenda, due)), ["visit a"]);
     }
@@ -717,7 +727,7 @@ mod tests {
         agenda.take_routes(BTreeSet::new(), true, || routed, start);
         let sweepable = [key("c"), ChannelKey::new("bank", "d")].into();
         assert_eq!(names(&jobs(&mut agenda, start)), ["survey"]);
-        agenda.surveyed(Some(Survey { held: BTreeMap::new(), sweepable }), start);
+        agenda.surveyed(Some(Survey { sweepable, ..Survey::default() }), start);
         assert_eq!(names(&jobs(&mut agenda, start)), ["leave a true", "leave c true"]);
     }
 

@@ -4,6 +4,7 @@
 //! configuration goes back as it came.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -130,6 +131,13 @@ impl ObservedStream {
         let spec = Config::deserialize(&config)?.into();
         Ok(Self { spec, config, epoch })
     }
+
+    /// A mark of the whole configuration and of the incarnation, to be compared within this process only.
+    pub fn mark(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.config, self.epoch).hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 impl From<Config> for StreamSpec {
@@ -181,6 +189,11 @@ pub fn creation(spec: &StreamSpec, description: &str) -> Value {
     config.insert("description".to_owned(), description.into());
     write(spec, &mut config);
     Value::Object(config)
+}
+
+/// Whether the stream of this information holds no message; one that does not say is taken to hold some.
+pub fn is_empty(info: &Value) -> bool {
+    info.pointer("/state/messages").and_then(Value::as_u64) == Some(0)
 }
 
 /// The configuration that makes `observed` what `spec` says, and leaves the rest as it is.

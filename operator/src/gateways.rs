@@ -333,7 +333,7 @@ pub(crate) mod tests {
             (key(name), ChannelBeat { digest: digest.map(Into::into), subscribers: *subscribers })
         });
         let sender = Sender::new("tidings-system/tidings".parse().unwrap(), pod, format!("pod-{pod}"), run).unwrap();
-        sender.beat(number, full, said.collect())
+        sender.beat(number, full, said.collect(), usize::MAX)
     }
 
     fn beat(pod: &str, digest: Option<&str>) -> Beat {

@@ -21,18 +21,16 @@ use kube::runtime::watcher;
 use tidings_crds::beat::Beat;
 use tidings_crds::channel::{Channel, ChannelStatus};
 use tidings_crds::key::ChannelKey;
-use tidings_crds::stream::StreamSpec;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::agenda::{Agenda, Job, Survey, Terms};
+use crate::agenda::{Agenda, Job, Terms};
 use crate::api::{self, ApiError};
 use crate::apply::chain;
 use crate::beats;
 use crate::config::KubernetesConfig;
-use crate::document::ObservedStream;
 use crate::events::{Events, Publisher};
 use crate::failpoint;
 use crate::leadership::Leadership;
@@ -41,7 +39,8 @@ use crate::observed::ObservedChannel;
 use crate::ready::Ready;
 use crate::route_maps::{FIELD_MANAGER, RouteMaps};
 use crate::status::{Change, document};
-use crate::visit::{Visited, Visits, is_sweepable};
+use crate::survey::Survey;
+use crate::visit::{Visited, Visits};
 use crate::watch::{Told, Watch};
 
 /// News that may wait. A watch waits when the agenda is busy, and so does the API server.
@@ -326,7 +325,6 @@ async fn write(
 
 /// Looks at all streams of the account, and keeps what is this installation's.
 async fn survey(visits: &Visits) -> Option<Survey> {
-    let cluster = &visits.ctx.installation.cluster;
     let infos = match visits.ctx.streams.list().await {
         Ok(infos) => infos,
         Err(error) => {
@@ -335,16 +333,7 @@ async fn survey(visits: &Visits) -> Option<Survey> {
             return None;
         }
     };
-    let mut survey = Survey::default();
-    for info in infos {
-        let Ok(stream) = ObservedStream::from_info(info.clone()) else { continue };
-        let Some(key) = stream.spec.owner(cluster) else { continue };
-        if is_sweepable(&info, &stream.spec) {
-            survey.sweepable.insert(key.clone());
-        }
-        survey.held.insert(key, StreamSpec::held(&stream.spec));
-    }
-    Some(survey)
+    Some(Survey::of(infos, &visits.ctx.installation.cluster))
 }
 
 /// Keeps the readiness true to the definition of Channels.

@@ -10,7 +10,7 @@
 //! - The file front end: [`files`] drives [`directory`] (io) → [`inventory`] (pure) → reconcile → [`table`] (pure), and
 //!   [`absence`] (pure) tells which Channels are gone.
 //! - The Kubernetes front end: [`kubernetes`] brings news to the [`agenda`] (pure) and carries out what that decides. The
-//!   agenda stands on [`catalogue`] (the Channels, each [`observed`]), [`queue`], [`gateways`], [`status`] with
+//!   agenda stands on [`catalogue`] (the Channels, each [`observed`]), [`queue`], [`survey`], [`gateways`], [`status`] with
 //!   [`ready_rule`], [`budget`] and [`notice`]: all pure. Io: [`watch`], [`beats`], [`visit`], [`route_maps`], [`finalizer`],
 //!   [`events`], [`definition`], each call through [`api`]; [`crd_apply`] is a command of its own.
 //! - [`trial`] (over [`trial_http`]) is the command `try`: an installation is used once.
@@ -58,6 +58,7 @@ pub mod settings;
 pub mod status;
 pub mod store;
 pub mod streams;
+pub mod survey;
 pub mod table;
 pub mod telemetry;
 pub mod trial;

@@ -17,12 +17,12 @@ use tracing::{info, warn};
 use crate::api::ApiError;
 use crate::apply::{Failure, chain, read_stream};
 use crate::definition::{Definition, Installed};
-use crate::document::ObservedStream;
+use crate::document::{ObservedStream, is_empty};
 use crate::failpoint;
 use crate::finalizer::Finalizers;
 use crate::observed::{ABANDON_ANNOTATION, ObservedChannel};
 use crate::reconcile::{Context, reconcile};
-use crate::remove::{may_delete, says_delete};
+use crate::remove::may_delete;
 use crate::report::Report;
 use crate::route_maps::RouteMaps;
 use crate::status::Account;
@@ -196,15 +196,6 @@ impl Visits {
         }
         Ok(())
     }
-}
-
-/// Whether a stream that says it goes with its Channel, and holds nothing, is looked at when there is no such Channel.
-pub fn is_sweepable(info: &serde_json::Value, stream: &StreamSpec) -> bool {
-    says_delete(stream) && is_empty(info)
-}
-
-fn is_empty(info: &serde_json::Value) -> bool {
-    info.pointer("/state/messages").and_then(serde_json::Value::as_u64) == Some(0)
 }
 
 fn policy(channel: &Channel) -> ReclaimPolicy {
