@@ -26,7 +26,7 @@ pub const INTERVAL: Duration = Duration::from_secs(10);
 /// A gateway is silent, or gone, once its last beat is older than this: three beats were missed.
 pub const SILENCE: Duration = Duration::from_secs(30);
 
-/// The largest piece, as JSON: a quarter of what NATS takes by default.
+/// The largest piece, as JSON: a quarter of what NATS takes by default. A server that takes less gets smaller ones.
 pub const MAX_PIECE_BYTES: usize = 256 << 10;
 
 /// Pods' names are shorter (253), and so are all random ids.
@@ -141,8 +141,10 @@ impl Sender {
         &self.run
     }
 
-    /// Its beat with this number, in as many pieces as it takes, in the order in which they are sent; at least one.
-    pub fn beat(&self, number: u64, full: bool, channels: Channels) -> Vec<Beat> {
+    /// Its beat with this number, in as many pieces as it takes, in the order in which they are sent; at least one. No piece
+    /// has more bytes than the server takes (`max_payload`) or [`MAX_PIECE_BYTES`]; only a single channel that alone is longer.
+    pub fn beat(&self, number: u64, full: bool, channels: Channels, max_payload: usize) -> Vec<Beat> {
+        let most = max_payload.min(MAX_PIECE_BYTES);
         let empty = self.piece(number, full, Channels::new());
         // With the longest numbers that a piece can have, so that they need not be known yet.
         let head = length(&Beat { piece: u32::MAX, pieces: u32::MAX, ..empty.clone() });
@@ -150,7 +152,7 @@ impl Sender {
         for (key, said) in channels {
             // A colon and a comma.
             let entry = length(&key) + length(&said) + 2;
-            if bytes + entry > MAX_PIECE_BYTES {
+            if bytes + entry > most && bytes > head {
                 beats.push(empty.clone());
                 bytes = head;
             }

@@ -29,7 +29,7 @@ fn a_beat_is_written_as_agreed_and_reads_back() {
         (ChannelKey::new("shop", "orders"), serving("00ff00ff00ff00ff", 3)),
         (ChannelKey::new("shop", "stock"), gone),
     ]);
-    let beats = sender().beat(7, true, channels);
+    let beats = sender().beat(7, true, channels, usize::MAX);
     let [beat] = beats.as_slice() else { panic!("one piece is enough for two channels") };
     assert_eq!(String::from_utf8(beat.to_json()).unwrap(), BEAT);
     assert_eq!(&Beat::from_json(BEAT.as_bytes()).unwrap(), beat);
@@ -37,7 +37,7 @@ fn a_beat_is_written_as_agreed_and_reads_back() {
 
 #[test]
 fn a_beat_without_channels_is_one_piece() {
-    let beats = sender().beat(1, true, Channels::new());
+    let beats = sender().beat(1, true, Channels::new(), usize::MAX);
     assert_eq!(beats.iter().map(|beat| (beat.piece, beat.pieces)).collect::<Vec<_>>(), [(1, 1)]);
 }
 
@@ -100,7 +100,11 @@ proptest! {
 
     /// Every piece fits and is read back; together they say what was to be said, each channel once, in order.
     #[test]
-    fn a_beat_falls_into_pieces_that_fit(channels in channels(40), copies in 1_usize..200, number in 1_u64.., full in any::<bool>()) {
+    fn a_beat_falls_into_pieces_that_fit(
+        channels in channels(40), copies in 1_usize..200, number in 1_u64.., full in any::<bool>(),
+        max_payload in (16_usize << 10)..(1 << 20),
+    ) {
+        let most = max_payload.min(MAX_PIECE_BYTES);
         // Thousands of channels are many copies of a few: generating each would be slow.
         let mut many = Channels::new();
         for copy in 0..copies {
@@ -109,11 +113,11 @@ proptest! {
                 many.insert(ChannelKey::new(&key.namespace, name), said.clone());
             }
         }
-        let beats = sender().beat(number, full, many.clone());
+        let beats = sender().beat(number, full, many.clone(), max_payload);
         let mut said = Channels::new();
         for (piece, beat) in (1..).zip(&beats) {
             let text = beat.to_json();
-            prop_assert!(text.len() <= MAX_PIECE_BYTES, "{} bytes", text.len());
+            prop_assert!(text.len() <= most, "{} bytes", text.len());
             prop_assert_eq!(&Beat::from_json(&text).unwrap(), beat);
             prop_assert_eq!((beat.number, beat.full), (number, full));
             prop_assert_eq!((beat.piece, beat.pieces as usize), (piece, beats.len()));
@@ -127,7 +131,7 @@ proptest! {
             let (key, said) = second.channels.first_key_value().unwrap();
             let mut fuller = first.clone();
             fuller.channels.insert(key.clone(), said.clone());
-            prop_assert!(fuller.to_json().len() + 20 > MAX_PIECE_BYTES);
+            prop_assert!(fuller.to_json().len() + 20 > most);
         }
     }
 

@@ -77,7 +77,7 @@ impl Pulse {
 
     async fn send(&self, link: &Link, number: u64, scope: Scope) {
         let Some(client) = link.client() else { return };
-        for piece in self.pieces(number, scope) {
+        for piece in self.pieces(number, scope, client.server_info().max_payload) {
             let sent = timeout(REQUEST, client.publish(self.inner.subject.clone(), piece.to_json().into())).await;
             match sent {
                 Ok(Ok(())) => {}
@@ -87,13 +87,13 @@ impl Pulse {
         }
     }
 
-    fn pieces(&self, number: u64, scope: Scope) -> Vec<Beat> {
+    fn pieces(&self, number: u64, scope: Scope, max_payload: usize) -> Vec<Beat> {
         let Inner { sender, routes, hub, .. } = &*self.inner;
         let (full, channels) = match scope {
             Scope::Full => (true, said(routes, hub, None)),
             Scope::Changed(keys) => (false, said(routes, hub, Some(&keys))),
         };
-        sender.beat(number, full, channels)
+        sender.beat(number, full, channels, max_payload)
     }
 }
 

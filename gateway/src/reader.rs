@@ -226,8 +226,15 @@ impl Reader {
     /// One request to the JetStream API, answered by the leader.
     async fn api<T: DeserializeOwned>(&self, verb: &str, request: &Value) -> Result<T, ReadError> {
         let client = self.link.client().ok_or(ReadError::Unavailable)?;
+        let mut health = self.link.health();
+        let breaks = health.borrow_and_update().breaks;
         let subject = format!("$JS.API.{verb}.{}", self.wire.stream());
-        let reply = client.request(subject, Bytes::from(request.to_string())).await.map_err(|error| {
+        let reply = tokio::select! {
+            reply = client.request(subject, Bytes::from(request.to_string())) => reply,
+            // The answer went with the connection: waiting out the deadline would only keep the channel waiting.
+            _ = health.wait_for(|health| health.breaks != breaks) => return Err(ReadError::Unavailable),
+        };
+        let reply = reply.map_err(|error| {
             use async_nats::client::RequestErrorKind::{NoResponders, TimedOut};
             self.totals.broker_error(match error.kind() {
                 NoResponders => BrokerFault::NoResponders,

@@ -54,7 +54,7 @@ impl Voice {
     /// Says this of some channels, and nothing of others.
     pub async fn says(&mut self, full: bool, channels: Channels) -> anyhow::Result<()> {
         self.number += 1;
-        for beat in self.sender.beat(self.number, full, channels) {
+        for beat in self.sender.beat(self.number, full, channels, usize::MAX) {
             self.nats.publish(self.release.beat_subject(), beat.to_json().into()).await?;
         }
         self.nats.flush().await?;

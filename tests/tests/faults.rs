@@ -102,6 +102,31 @@ async fn a_partition_from_nats_turns_a_gateway_unready_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn an_answer_that_went_with_its_connection_is_not_waited_for() {
+    let site = Settings::default().proxied().start().await;
+    let channel = site.channel(Manifest::public("orders")).await;
+    let proxy = site.proxy.as_ref().expect("it was asked for");
+    let (lost, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    proxy.tamper(move |message| {
+        let ours = message.subject.starts_with("_INBOX_tidings_gateway");
+        let info = message.payload.windows(21).any(|part| part == b"stream_info_response\"");
+        if ours && info && lost.send(()).is_ok() { Fate::Drop } else { Fate::Pass }
+    });
+    let mut source = EventSource::open(site.url(0, &channel, &[]));
+    tokio::time::timeout(PATIENCE, asked.recv()).await.expect("the gateway asks for the stream's state");
+    let errors = async |kind: &str| {
+        let metrics = site.gateways[0].metrics().await;
+        metrics.sum_where("tidings_broker_errors_total", &[&format!("kind=\"{kind}\"")])
+    };
+    proxy.disconnect();
+    eventually(PATIENCE, "the gateway notices", async || (errors("disconnected").await > 0.0).then_some(())).await;
+    proxy.behave();
+    proxy.heal();
+    source.next_checkpoint().await;
+    assert_eq!(errors("timeout").await, 0.0);
+}
+
+#[tokio::test]
 async fn lost_live_messages_are_fetched_in_order() {
     let site = Settings::default().proxied().start().await;
     let channel = site.channel(Manifest::public("orders")).await;
