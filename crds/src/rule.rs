@@ -16,7 +16,7 @@ use crate::events::Start;
 use crate::fault::Fault;
 use crate::history::Storage;
 use crate::subject::{Pattern, PatternError};
-use crate::template::{TemplateError, TopicTemplate};
+use crate::template::{TemplateError, TopicTemplate, runs_together};
 
 /// The first token of the subjects that Tidings' own channels have by default.
 pub const BASE_PREFIX: &str = "tidings";
@@ -61,6 +61,13 @@ macro_rules! subject {
 macro_rules! topic {
     () => {
         r"^([.]|((([^\s\pZ\p{Cc}.*>{}]|[{][^\s\pZ\p{Cc}{}]+[}])+|[*])[.]){0,31}(([^\s\pZ\p{Cc}.*>{}]|[{][^\s\pZ\p{Cc}{}]+[}])+|[*]|>))$"
+    };
+}
+
+/// What [`runs_together`] finds.
+macro_rules! claims_run_together {
+    () => {
+        "[}][A-Za-z0-9_!~'()%-]*[{]"
     };
 }
 
@@ -193,6 +200,15 @@ macro_rules! direction_rules {
             Rule {
                 path: concat!(".access.", $name, ".topics"),
                 cel: concat!(
+                    "!has(self.access) || !has(self.access.", $name, ") || !has(self.access.", $name, ".topics) || ",
+                    "!self.access.", $name, ".topics.exists(t, t.matches(r\"", claims_run_together!(), "\"))"
+                ),
+                message: "two claims in one token need a character between them that no value holds, or different values would read alike: write {a}.{b} or {a}:{b}",
+                holds: |_, spec| !spec.access.$field.topics.iter().any(|text| runs_together(text)),
+            },
+            Rule {
+                path: concat!(".access.", $name, ".topics"),
+                cel: concat!(
                     "!has(self.access) || !has(self.access.", $name, ") || !has(self.access.", $name, ".mode) || ",
                     "self.access.", $name, ".mode != 'Public' || ",
                     "(has(self.access.", $name, ".topics) && size(self.access.", $name, ".topics) > 0)"
@@ -217,8 +233,8 @@ macro_rules! direction_rules {
     };
 }
 
-const SUBSCRIBE_RULES: [Rule; 3] = direction_rules!("subscribe", subscribe);
-const PUBLISH_RULES: [Rule; 3] = direction_rules!("publish", publish);
+const SUBSCRIBE_RULES: [Rule; 4] = direction_rules!("subscribe", subscribe);
+const PUBLISH_RULES: [Rule; 4] = direction_rules!("publish", publish);
 
 /// Rules over a change of `spec`. They stand here and not beside their fields, because a rule inside an object does not
 /// run when the whole object is removed; and they spell out what absence means.
@@ -301,7 +317,8 @@ fn is_subject(text: &str) -> bool {
 }
 
 fn is_template(text: &str) -> bool {
-    matches!(text.parse::<TopicTemplate>(), Ok(_) | Err(TemplateError::Pattern(PatternError::TooLong)))
+    use TemplateError::{Ambiguous, Pattern};
+    matches!(text.parse::<TopicTemplate>(), Ok(_) | Err(Ambiguous | Pattern(PatternError::TooLong)))
 }
 
 /// Whether some subject of the pattern is NATS' own, an inbox, or a live one. A first token that is a wildcard overlaps

@@ -31,6 +31,9 @@ pub enum TemplateError {
     /// A brace without its partner, an empty claim, or white space in one.
     #[error("a claim stands in braces, as in user.{{sub}}")]
     Claim,
+    /// Two claims whose values could not be told apart: `x-y` and `z` in `{a}-{b}` read like `x` and `y-z`.
+    #[error("two claims in one token need a character between them that no value holds, as in {{a}}:{{b}}")]
+    Ambiguous,
     /// What remains is not a topic filter.
     #[error(transparent)]
     Pattern(#[from] crate::subject::PatternError),
@@ -92,6 +95,9 @@ impl FromStr for TopicTemplate {
         }
         let template = Self { text: text.to_owned(), parts };
         template.check()?;
+        if runs_together(text) {
+            return Err(TemplateError::Ambiguous);
+        }
         Ok(template)
     }
 }
@@ -116,6 +122,17 @@ impl TopicTemplate {
         grant(&sample)?;
         Ok(())
     }
+}
+
+/// Whether claims stand in one token with nothing between them that keeps their values apart.
+pub fn runs_together(text: &str) -> bool {
+    let ends = text.split('}').skip(1);
+    ends.map(|behind| behind.trim_start_matches(stands_in_values)).any(|rest| rest.starts_with('{'))
+}
+
+/// Whether values of claims can hold this character; all others are written as `%` and two digits.
+pub fn stands_in_values(character: char) -> bool {
+    character.is_ascii_alphanumeric() || "-_!~'()%".contains(character)
 }
 
 /// What an entry without claims grants.
@@ -156,6 +173,13 @@ mod tests {
     }
 
     #[test]
+    fn claims_in_one_token_are_kept_apart_by_what_no_value_holds() {
+        for text in ["{a}.{b}", "{a}:{b}", "x{a}-=-{b}y.{c}", "{a}@{b}", "{a}ü{b}"] {
+            assert!(template(text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
     fn without_claims_a_template_is_a_filter() {
         assert_eq!(template(">").unwrap().filter(), Some(TopicFilter::All));
         assert_eq!(template(".").unwrap().filter(), Some(TopicFilter::Empty));
@@ -175,6 +199,9 @@ mod tests {
             ("user.sub}", TemplateError::Claim),
             ("user.{s{ub}}", TemplateError::Claim),
             ("user.{s ub}", TemplateError::Claim),
+            ("{a}{b}", TemplateError::Ambiguous),
+            ("x.{a}-{b}.y", TemplateError::Ambiguous),
+            ("{a}:{b}-%{b}", TemplateError::Ambiguous),
         ] {
             assert_eq!(template(text), Err(fault), "{text:?}");
         }

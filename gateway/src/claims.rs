@@ -144,6 +144,7 @@ mod tests {
         fn a_value_becomes_one_literal_token(value in ".+") {
             let token = encoded(&value).unwrap();
             prop_assert!(token.bytes().all(|b| b.is_ascii_graphic() && !b".*>".contains(&b)), "{}", token);
+            prop_assert!(token.chars().all(tidings_crds::template::stands_in_values), "{}", token);
             let decoded = percent_encoding::percent_decode_str(&token).decode_utf8().unwrap().into_owned();
             prop_assert_eq!(decoded, value);
         }

@@ -61,6 +61,7 @@ fn topic() -> impl Strategy<Value = String> {
     prop_oneof![
         20 => "(all|news[.]\\*|user[.]\\{sub\\}|>|[.]|t-\\{g\\}[.]>)",
         2 => "[ab.*>{} ]{0,8}",
+        2 => "([{][ab][}]|[.:%-]|x){1,6}",
         1 => any::<String>(),
     ]
 }
