@@ -8,6 +8,9 @@ cd "$(dirname "$0")/.."
 logs=${CARGO_TARGET_DIR:-target}/test-logs
 rm -rf "$logs"
 mkdir -p "$logs"
+# What the tests' processes say, and the tokens that were made: searched at the end.
+TIDINGS_EVIDENCE=$(cd "$logs" && pwd)/evidence
+export TIDINGS_EVIDENCE
 
 # Runs one suite to its end, shows what it prints, and goes on whatever comes of it.
 suite() { # NAME COMMAND...
@@ -23,6 +26,8 @@ rust() {
     # The end-to-end suites ask for it themselves; built here, its build does not eat into a test's deadline.
     suite nats-server scripts/nats-server.sh
     suite rust cargo test --workspace --no-fail-fast
+    suite tokens "${CARGO_TARGET_DIR:-target}/debug/token-search" "$TIDINGS_EVIDENCE"
+    [ "$(cat "$logs/tokens.code")" -ne 0 ] || rm -rf "$TIDINGS_EVIDENCE"
 }
 
 browser() {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::evidence;
 use crate::metrics::Samples;
 use crate::ports::Port;
 use crate::process::{Process, Program};
@@ -150,5 +151,13 @@ impl Gateway {
     /// Starts it again on its old ports, without waiting.
     pub fn launch(&mut self) {
         self.process = Some(self.program.start());
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if self.is_started() {
+            evidence::scrape(self.admin.address());
+        }
     }
 }

@@ -11,10 +11,16 @@ use http_body_util::Full;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
+use crate::kube_authority::Identity;
 use crate::token::TokenKey;
 
 /// How the server answers.
@@ -36,6 +42,7 @@ pub enum Day {
 #[derive(Debug)]
 pub struct KeyServer {
     port: u16,
+    secured: bool,
     day: Arc<Mutex<Day>>,
     requests: Arc<AtomicUsize>,
     task: JoinHandle<()>,
@@ -73,16 +80,26 @@ impl Day {
 impl KeyServer {
     /// Starts one on loopback.
     pub async fn start(day: Day) -> Self {
+        Self::start_with(day, None).await
+    }
+
+    /// Starts one on loopback that speaks TLS and shows this certificate.
+    pub async fn start_tls(day: Day, shown: &Identity) -> Self {
+        Self::start_with(day, Some(acceptor(shown))).await
+    }
+
+    async fn start_with(day: Day, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
         let port = listener.local_addr().expect("it is bound").port();
         let (day, requests) = (Arc::new(Mutex::new(day)), Arc::new(AtomicUsize::new(0)));
-        let task = tokio::spawn(serve(listener, day.clone(), requests.clone()));
-        Self { port, day, requests, task }
+        let secured = tls.is_some();
+        let task = tokio::spawn(serve(listener, tls, day.clone(), requests.clone()));
+        Self { port, secured, day, requests, task }
     }
 
     /// The address of the keys.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/keys", self.port)
+        format!("http{}://127.0.0.1:{}/keys", if self.secured { "s" } else { "" }, self.port)
     }
 
     /// From now on it answers so.
@@ -102,7 +119,16 @@ impl Drop for KeyServer {
     }
 }
 
-async fn serve(listener: TcpListener, day: Arc<Mutex<Day>>, requests: Arc<AtomicUsize>) {
+fn acceptor(shown: &Identity) -> TlsAcceptor {
+    let chain = CertificateDer::pem_slice_iter(shown.certificate.as_bytes()).collect::<Result<_, _>>();
+    let key = PrivateKeyDer::from_pem_slice(shown.key.as_bytes()).expect("a key");
+    let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
+    let builder = builder.with_protocol_versions(rustls::DEFAULT_VERSIONS).expect("they are known");
+    let config = builder.with_no_client_auth().with_single_cert(chain.expect("PEM"), key).expect("a pair");
+    TlsAcceptor::from(Arc::new(config))
+}
+
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, day: Arc<Mutex<Day>>, requests: Arc<AtomicUsize>) {
     // Aborting this ends the connections too.
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
@@ -112,8 +138,15 @@ async fn serve(listener: TcpListener, day: Arc<Mutex<Day>>, requests: Arc<Atomic
             let day = day.lock().expect("no holder panics").clone();
             async move { Ok::<_, Infallible>(day.answer().await) }
         });
+        let tls = tls.clone();
         connections.spawn(async move {
-            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let Some(tls) = tls else {
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                return;
+            };
+            if let Ok(stream) = tls.accept(stream).await {
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            }
         });
     }
 }

@@ -52,6 +52,15 @@ impl KubeAuthority {
         self.sign(params)
     }
 
+    /// The identity of a server on 127.0.0.1 that was one until the year 2001.
+    pub fn expired_server(&self) -> Result<Identity> {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()])?;
+        params.subject_alt_names.push(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(2000, 1, 1), rcgen::date_time_ymd(2001, 1, 1));
+        self.sign(params)
+    }
+
     /// The identity of a client: the API server reads user and group from the certificate's subject.
     pub fn client(&self, user: &str, group: Option<&str>) -> Result<Identity> {
         let mut params = CertificateParams::new(Vec::new())?;

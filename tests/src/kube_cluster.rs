@@ -16,6 +16,7 @@ use kube::{Client, Config};
 use tokio::sync::OnceCell;
 
 use crate::control_plane::ControlPlane;
+use crate::evidence;
 use crate::kube_namespace::KubeNamespace;
 use crate::kubectl::Kubectl;
 use crate::reaper::Reaper;
@@ -146,7 +147,9 @@ impl KubeCluster {
         let request = TokenRequest { spec, ..TokenRequest::default() };
         let answer = accounts.create_token_request(account, &PostParams::default(), &request).await;
         let answer = answer.with_context(|| format!("failed to get a token for {namespace}/{account}"))?;
-        Ok(answer.status.context("the token request was not answered")?.token)
+        let token = answer.status.context("the token request was not answered")?.token;
+        evidence::made(&token);
+        Ok(token)
     }
 
     async fn config_for(&self, namespace: &str, account: &str) -> Result<Kubeconfig> {

@@ -17,6 +17,7 @@ use tidings_crds::release::{ROUTE_KEY, Release};
 use tidings_crds::route::{Route, RouteState};
 
 use crate::api_audit::ApiAudit;
+use crate::evidence;
 use crate::kube_cluster::KubeCluster;
 use crate::kube_namespace::KubeNamespace;
 use crate::kube_pod::KubePod;
@@ -299,6 +300,14 @@ impl KubeOperator {
         match ask.try_send().await {
             Ok(reply) => crate::metrics::Samples::read(&reply.text()).sum_where(name, labels),
             Err(_) => -1.0,
+        }
+    }
+}
+
+impl Drop for KubeOperator {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            evidence::scrape(self.admin.address());
         }
     }
 }

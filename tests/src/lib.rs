@@ -6,7 +6,7 @@
 //!   [`installation`]: all of them together on directories.
 //! - [`manifest`], [`publisher`]: what goes in. [`sse`], [`event_source`], [`web`] ([`tls`]), [`metrics`]: what comes out.
 //! - [`truth`], [`ledger`]: what was stored, and whether a record of a client agrees with it; [`transcript`]: it in short.
-//! - [`token`], [`key_server`]: what issuers make and publish.
+//! - [`token`], [`key_server`]: what issuers make and publish. [`evidence`], [`token_search`]: that nobody tells a token.
 //! - [`nats_protocol`], [`proxy`], [`raw`], [`h2_frames`]: a bad network, and peers with bad manners.
 //! - [`kube_site`]: operators on a Kubernetes API and NATS; [`voice`]: what a gateway would say to them; [`cable`]: what
 //!   connects one of them with a server, to be cut.
@@ -19,6 +19,7 @@ pub mod cable;
 pub mod chart_release;
 pub mod control_plane;
 pub mod event_source;
+pub mod evidence;
 pub mod gateway;
 pub mod h2_frames;
 pub mod helm;
@@ -57,6 +58,7 @@ pub mod seed;
 pub mod sse;
 pub mod tls;
 pub mod token;
+pub mod token_search;
 pub mod transcript;
 pub mod truth;
 pub mod voice;

@@ -8,6 +8,8 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
+use crate::evidence;
+
 /// An operator with one account for everybody.
 #[derive(Debug)]
 pub struct NatsAuthority {
@@ -52,6 +54,8 @@ impl NatsAuthority {
         });
         let jwt = signed(&self.account, &user, name, life, nats);
         let seed = user.seed().expect("it was made with one");
+        evidence::made(&jwt);
+        evidence::made(&seed);
         format!(
             "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
              -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::evidence;
 use crate::ports::Port;
 use crate::process::{Process, Program};
 
@@ -13,7 +14,7 @@ pub const BINARY: &str = "tidings-operator";
 pub struct Operator {
     program: Program,
     process: Option<Process>,
-    _admin: Port,
+    admin: Port,
 }
 
 // === impl Operator ===
@@ -32,7 +33,7 @@ impl Operator {
             .args(["--removal-delay-seconds", "1"])
             .args(arguments.iter().cloned());
         let process = Some(program.start());
-        Self { program, process, _admin: admin }
+        Self { program, process, admin }
     }
 
     /// Its process.
@@ -53,5 +54,13 @@ impl Operator {
     /// Starts it again, without waiting.
     pub fn launch(&mut self) {
         self.process = Some(self.program.start());
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            evidence::scrape(self.admin.address());
+        }
     }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use tempfile::NamedTempFile;
 
+use crate::evidence;
 use crate::wait::{Outcome, PATIENCE, eventually};
 
 /// How much of a process's output is printed when its test fails.
@@ -95,7 +96,7 @@ impl Program {
     /// # Panics
     /// When it cannot be started.
     pub fn start(&self) -> Process {
-        let output = NamedTempFile::with_prefix(format!("tidings-{}-", self.name)).expect("a temporary file");
+        let output = evidence::output_file(&self.name);
         // One description for both, or each would write from the start of the file.
         let file = output.reopen().expect("the file was just created");
         let mut command = Command::new(&self.path);

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
+use crate::evidence;
 use crate::tls::TlsClient;
 use crate::wait::PATIENCE;
 
@@ -113,7 +114,11 @@ impl Request {
         let read = async {
             let (head, body) = self.exchange().await?.into_parts();
             let body = body.collect().await.map_err(WebError::Http)?.to_bytes();
-            Ok(Reply { status: head.status, headers: head.headers, body })
+            let reply = Reply { status: head.status, headers: head.headers, body };
+            if self.url.ends_with("/metrics") {
+                evidence::scraped(&reply.text());
+            }
+            Ok(reply)
         };
         tokio::time::timeout(PATIENCE, read).await.unwrap_or(Err(WebError::Timeout))
     }
