@@ -1,7 +1,7 @@
 //! The public port: which request goes where, and what every answer has in common.
 //!
 //! ```text
-//! request ─▶ path and method ─▶ query, headers (400) ─▶ Route, access (401, 404) ─▶ limits (200 path, 429) ─▶ Hub
+//! request ─▶ path and method ─▶ query, headers (400), Route, access (401, 404) ─▶ limits (200 path, 429) ─▶ Hub
 //!                                                                                                          │
 //! answer  ◀─ count, log ◀─ CORS ◀──────────────────────────────────────────────────────────────────────────┘
 //! ```
@@ -18,15 +18,13 @@ use http::header::CONNECTION;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use tracing::debug;
 
-use crate::access;
-use crate::authority::{Authority, Errand, Unknown};
+use crate::authority::Authority;
 use crate::client::Client;
 use crate::config::RequestLimits;
-use crate::cors;
-use crate::credential::Credential;
+use crate::cors::{self, Origins, Readers};
 use crate::demo;
 use crate::drain::{Drain, Phase};
-use crate::grant::Action;
+use crate::entitlement::{Publishing, Subscription};
 use crate::handover::Offer;
 use crate::hub::{Hub, Subscribe};
 use crate::lease::Lease;
@@ -34,12 +32,12 @@ use crate::limit::{Clients, Place};
 use crate::metrics::{Metrics, Operation, PostOutcome, TurnedAway};
 use crate::principal::Caller;
 use crate::problem::{Problem, ProblemKind};
-use crate::publish::{self, Posted};
+use crate::publish;
 use crate::reply::Reply;
 use crate::retry;
 use crate::room::Room;
 use crate::routes::{Routes, Served};
-use crate::subscribe::{self, Asked};
+use crate::subscribe;
 
 /// The public port.
 pub struct App {
@@ -67,18 +65,29 @@ pub struct App {
 const CHANNEL: &str = "/channels/{namespace}/{name}/events";
 
 /// Long enough for 64 topics of a usual length.
-const MAX_URI_BYTES: usize = 8 << 10;
+pub const MAX_URI_BYTES: usize = 8 << 10;
 
 /// One channel's request: all that is known before the channel is looked at.
-struct Call<'r> {
+pub struct Call<'r> {
     /// `namespace/name` of the path.
-    key: &'r str,
-    uri: &'r Uri,
-    headers: &'r HeaderMap,
+    pub key: &'r str,
+    /// The whole address. It may hold a token.
+    pub uri: &'r Uri,
+    /// The headers.
+    pub headers: &'r HeaderMap,
+    /// The Route, if there is one.
+    pub served: Option<Arc<Served>>,
+    started: Instant,
     client: Client,
-    served: Option<Arc<Served>>,
     /// The connection, if it can be taken over.
     offer: Option<Offer>,
+}
+
+/// An answer, and whether the channel had a say in it.
+struct Answer {
+    reply: Reply,
+    /// The channel that grants what was asked for. Without one the answer is the same for all channels.
+    granted_by: Option<Arc<Served>>,
 }
 
 // === impl App ===
@@ -101,10 +110,14 @@ impl App {
             let served = self.routes.get(&key);
             let client = Client::of(peer.ip(), &headers, &self.limits.trusted_proxies, self.limits.forwarded_header);
             let offer = request.extensions().get::<Offer>().cloned();
-            let call = Call { key: &key, uri: &uri, headers: &headers, client, served, offer };
-            let (operation, mut reply) = self.channel(&call, request).await;
-            let cors = call.served.as_ref().map(|served| &served.route.cors);
-            cors::allow(cors, &headers, reply.headers_mut());
+            let call = Call { key: &key, uri: &uri, headers: &headers, served, started, client, offer };
+            let (operation, answer) = self.channel(&call, request).await;
+            let origins = self.routes.origins();
+            let (readers, mut reply) = match &answer.granted_by {
+                Some(served) => (Readers::Channel(&served.route.cors), answer.reply),
+                None => (self.strangers(&origins), answer.reply),
+            };
+            cors::allow(readers, &headers, reply.headers_mut());
             (operation, reply)
         } else {
             (Operation::Other, self.elsewhere(&method, uri.path()))
@@ -118,18 +131,22 @@ impl App {
         reply
     }
 
-    async fn channel(&self, call: &Call<'_>, request: Request<Body>) -> (Operation, Reply) {
-        let refused = |problem: Problem| problem.into();
+    async fn channel(&self, call: &Call<'_>, request: Request<Body>) -> (Operation, Answer) {
         match *request.method() {
-            Method::GET => (Operation::Subscribe, self.subscribe(call, false).await.unwrap_or_else(refused)),
-            Method::HEAD => (Operation::Head, self.subscribe(call, true).await.unwrap_or_else(refused)),
-            Method::POST => (Operation::Publish, self.publish(call, request).await.unwrap_or_else(refused)),
+            Method::GET => (Operation::Subscribe, self.subscribe(call, false).await),
+            Method::HEAD => (Operation::Head, self.subscribe(call, true).await),
+            Method::POST => (Operation::Publish, self.publish(call, request).await),
             Method::OPTIONS => {
-                let cors = call.served.as_ref().map(|served| &served.route.cors);
-                (Operation::Options, cors::options(cors, call.headers))
+                let reply = cors::options(self.strangers(&self.routes.origins()), call.headers);
+                (Operation::Options, Answer::refused(reply))
             }
-            _ => (Operation::Other, Problem::method_not_allowed(cors::METHODS).into()),
+            _ => (Operation::Other, Answer::refused(Problem::method_not_allowed(cors::METHODS))),
         }
+    }
+
+    /// Whose pages may read what is the same for all channels.
+    fn strangers<'o>(&self, origins: &'o Origins) -> Readers<'o> {
+        if self.routes.is_loaded() { Readers::Installation(origins) } else { Readers::Anybody }
     }
 
     fn elsewhere(&self, method: &Method, path: &str) -> Reply {
@@ -140,35 +157,27 @@ impl App {
         }
     }
 
-    async fn subscribe(&self, call: &Call<'_>, head: bool) -> Result<Reply, Problem> {
-        let started = Instant::now();
-        let rules = self.authority.rules();
-        let most = rules.settings().limits.topics_per_request;
-        let asked = Asked::parse(call.uri.query(), call.headers, most)?;
-        if let Some(reply) = self.early(call) {
-            return Ok(reply);
-        }
-        let revision = rules.revision();
-        let caller = match self.caller(call, Action::Subscribe).await {
-            Ok(caller) => caller,
-            Err(Unknown::Unavailable) => {
-                let delay = retry::jittered(retry::DEFAULT, &mut rand::rng());
-                return Ok(retry::later(call.headers, delay, UNCHECKED, false));
+    async fn subscribe(&self, call: &Call<'_>, head: bool) -> Answer {
+        match self.entitled_to_subscribe(call).await {
+            Ok(entitled) => {
+                let served = entitled.served.clone();
+                Answer::granted(served, self.open(call, entitled, head).await)
             }
-            Err(unknown) => return Err(refusal(unknown)),
-        };
-        // What was decided before the token was checked may have changed meanwhile.
-        let Some(served) = &self.routes.get(call.key) else { return Err(Problem::not_granted()) };
-        let nothing = || not_granted(caller.as_ref(), Action::Subscribe);
-        let granted = access::granted(&served.route, Action::Subscribe, caller.as_ref()).ok_or_else(nothing)?;
-        let topics = granted.intersect(&asked.topics).ok_or_else(nothing)?;
+            Err(reply) => Answer::refused(reply),
+        }
+    }
+
+    /// Opens a stream, or says why not now.
+    async fn open(&self, call: &Call<'_>, entitled: Subscription, head: bool) -> Result<Reply, Problem> {
+        let Subscription { asked, granted, topics, caller, revision, served } = entitled;
+        let rules = self.authority.rules();
         asked.fits(&served.route)?;
         if head {
             return Ok(subscribe::head());
         }
-        let place = match self.place(served, self.client(call, caller.as_ref())) {
+        let place = match self.place(&served, self.client(call, caller.as_ref())) {
             Ok(place) => place,
-            Err(reason) => return Ok(self.turn_away(call, served, reason)),
+            Err(reason) => return Ok(self.turn_away(call, &served, reason)),
         };
         let begins = (Instant::now(), SystemTime::now());
         let lease = Lease::new((asked.topics, &granted), caller, rules.clone(), revision, begins, rand::random());
@@ -180,26 +189,14 @@ impl App {
                 if now.as_ref().is_none_or(|now| !Arc::ptr_eq(now, &served.route)) {
                     self.hub.route_changed(call.key, now);
                 }
-                self.metrics.subscribed_after(started.elapsed());
+                self.metrics.subscribed_after(call.started.elapsed());
                 Ok(subscribe::stream(opened, call.offer.as_ref()))
             }
             Err(error) => {
                 debug!(channel = %served.route.key(), %error, "Failed to open a stream.");
-                Ok(self.turn_away(call, served, TurnedAway::Broker))
+                Ok(self.turn_away(call, &served, TurnedAway::Broker))
             }
         }
-    }
-
-    /// Who sent the request; nobody in particular, where everybody may. Until here nothing has depended on whether the
-    /// channel exists, and nothing in here does but that a public one asks for nothing.
-    async fn caller(&self, call: &Call<'_>, action: Action) -> Result<Option<Caller>, Unknown> {
-        if call.served.as_ref().is_some_and(|served| access::is_public(&served.route, action)) {
-            return Ok(None);
-        }
-        let (namespace, name) = call.key.split_once('/').unwrap_or_default();
-        let settings = self.authority.rules().settings();
-        let credential = Credential::of(call.uri, call.headers, &settings.cookie);
-        self.authority.identify(credential, Errand { action, namespace, name }).await.map(Some)
     }
 
     /// The gateway's own limits first, then the channel's.
@@ -222,14 +219,14 @@ impl App {
     }
 
     /// Counts one POST; how long to wait, if it is one too many.
-    fn post(&self, served: &Served, client: Client) -> Result<(), Duration> {
+    fn count_post(&self, served: &Served, client: Client) -> Result<(), Duration> {
         let (limits, now) = (&self.authority.rules().settings().limits, Instant::now());
         self.clients.post(&limits.client, client, now)?;
         served.usage.post(&limits.over(&served.route.limits), now)
     }
 
     /// Counts the bytes of one POST; how long to wait, if they are too many.
-    fn post_bytes(&self, served: &Served, client: Client, bytes: u64) -> Result<(), Duration> {
+    fn count_bytes(&self, served: &Served, client: Client, bytes: u64) -> Result<(), Duration> {
         let (limits, now) = (&self.authority.rules().settings().limits, Instant::now());
         self.clients.post_bytes(bytes, &limits.client, client, now)?;
         served.usage.post_bytes(bytes, &limits.channel, now)
@@ -255,29 +252,19 @@ impl App {
         retry::later(call.headers, retry::jittered(base, &mut rand::rng()), why, close)
     }
 
-    /// Before the Routes were read, an unknown channel may only not be known yet: no reason to refuse it for good.
-    fn early(&self, call: &Call<'_>) -> Option<Reply> {
-        if call.served.is_some() || self.routes.is_loaded() {
-            return None;
+    async fn publish(&self, call: &Call<'_>, request: Request<Body>) -> Answer {
+        match self.entitled_to_publish(call).await {
+            Ok(entitled) => {
+                let served = entitled.served.clone();
+                Answer::granted(served, self.post(call, entitled, request).await)
+            }
+            Err(problem) => Answer::refused(problem),
         }
-        self.metrics.early_request();
-        let delay = retry::jittered(retry::DEFAULT, &mut rand::rng());
-        Some(retry::later(call.headers, delay, "this gateway has just started: come back later", true))
     }
 
-    async fn publish(&self, call: &Call<'_>, request: Request<Body>) -> Result<Reply, Problem> {
-        let posted = Posted::parse(call.uri.query(), call.headers)?;
-        if call.served.is_none() && !self.routes.is_loaded() {
-            self.metrics.early_request();
-            let detail = "this gateway has just started: come back later";
-            return Err(Problem::new(ProblemKind::Unavailable, detail).retry_after(1));
-        }
-        let caller = self.caller(call, Action::Publish).await.map_err(refusal)?;
-        let Some(served) = &self.routes.get(call.key) else { return Err(Problem::not_granted()) };
-        let granted = access::granted(&served.route, Action::Publish, caller.as_ref());
-        if !granted.is_some_and(|granted| granted.matches(&posted.topic)) {
-            return Err(not_granted(caller.as_ref(), Action::Publish));
-        }
+    /// Publishes, and waits for the acknowledgement.
+    async fn post(&self, call: &Call<'_>, entitled: Publishing, request: Request<Body>) -> Result<Reply, Problem> {
+        let Publishing { posted, caller, served } = entitled;
         let counts = served.metrics(&self.metrics);
         let count = |outcome: PostOutcome| {
             move |problem: Problem| {
@@ -291,11 +278,11 @@ impl App {
             let problem = Problem::new(ProblemKind::TooManyRequests, "a limit per second is reached: come back later");
             count(PostOutcome::Limited)(problem.retry_after(wait.as_secs() + 1))
         };
-        self.post(served, client).map_err(limited)?;
+        self.count_post(&served, client).map_err(limited)?;
         let limit = self.limits.publish_bytes.min(served.route.events.max_event_bytes);
         let data =
             publish::data(request, limit, self.limits.body_timeout).await.map_err(count(PostOutcome::Invalid))?;
-        self.post_bytes(served, client, data.len() as u64).map_err(limited)?;
+        self.count_bytes(&served, client, data.len() as u64).map_err(limited)?;
         let started = Instant::now();
         match self.hub.publish(&served.route, posted.with(data)).await {
             Ok(published) => {
@@ -312,25 +299,15 @@ impl App {
     }
 }
 
-/// What is said while tokens cannot be checked.
-const UNCHECKED: &str = "tokens cannot be checked now: come back later";
+// === impl Answer ===
 
-/// The answer to a request that nobody is known to have sent.
-fn refusal(unknown: Unknown) -> Problem {
-    match unknown {
-        Unknown::NoToken => Problem::unauthorized(),
-        Unknown::Token(fault) => Problem::bad_token(fault),
-        Unknown::Unavailable => Problem::new(ProblemKind::Unavailable, UNCHECKED).retry_after(3),
+impl Answer {
+    fn granted(by: Arc<Served>, reply: Result<Reply, Problem>) -> Self {
+        Self { reply: reply.unwrap_or_else(Into::into), granted_by: Some(by) }
     }
-}
 
-/// The answer to a request that is not granted. Nobody in particular sends one to a channel that is public, or was a moment
-/// ago, for topics that it does not open.
-fn not_granted(caller: Option<&Caller>, action: Action) -> Problem {
-    match (caller, action) {
-        (Some(_), _) => Problem::not_granted(),
-        (None, Action::Subscribe) => Problem::not_found("the channel grants none of these topics to everybody"),
-        (None, Action::Publish) => Problem::not_found("the channel does not let everybody publish to this topic"),
+    fn refused(reply: impl Into<Reply>) -> Self {
+        Self { reply: reply.into(), granted_by: None }
     }
 }
 

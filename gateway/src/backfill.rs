@@ -11,12 +11,13 @@ use parking_lot::Mutex;
 use tidings_crds::position::Epoch;
 use tidings_crds::subject::Pattern;
 use tidings_crds::topic::TopicSet;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::OnceCell;
 
 use crate::chunk::Chunk;
 use crate::frame::Framing;
+use crate::gate::{Gate, Pass};
 use crate::log::{Entry, Kind, Mark};
-use crate::metrics::Backfill as For;
+use crate::metrics::{Backfill as For, Metrics};
 use crate::publication::Publication;
 use crate::reader::{BATCH, ReadError, Reader};
 
@@ -38,14 +39,21 @@ const KEPT_BYTES: usize = 32 << 20;
 /// How long a chunk is kept: as long as a wave of reconnects takes.
 const KEPT_FOR: Duration = Duration::from_secs(10);
 
-/// Ranges read at the same time.
-const AT_ONCE: usize = 16;
+/// Ranges read at the same time, unless the settings say otherwise: 16 × 512 messages of 1 KiB are 8 MiB on their way.
+pub const AT_ONCE: usize = 16;
 
 /// The chunks of all channels.
 #[derive(Debug)]
 pub struct Backfill {
     kept: Mutex<Kept>,
-    permits: Semaphore,
+    gate: Gate,
+    metrics: Arc<Metrics>,
+}
+
+/// A range that is being read.
+struct Reading<'b> {
+    metrics: &'b Metrics,
+    _pass: Pass<'b>,
 }
 
 /// Which stream is read, and how.
@@ -91,8 +99,13 @@ struct Flight {
 
 impl Backfill {
     /// Nothing read yet.
-    pub fn new() -> Self {
-        Self { kept: Mutex::default(), permits: Semaphore::new(AT_ONCE) }
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { kept: Mutex::default(), gate: Gate::new(AT_ONCE), metrics }
+    }
+
+    /// Reads so many ranges at the same time from now on.
+    pub fn limit(&self, most: usize) {
+        self.gate.set(most);
     }
 
     /// What lies behind `after` and passes `topics`; `floor` is where the Log begins.
@@ -127,7 +140,7 @@ impl Backfill {
         let flight = self.kept.lock().flight(&key, Instant::now());
         let chunk = flight
             .get_or_try_init(|| async {
-                let _permit = self.permits.acquire().await.map_err(|_| ReadError::Unavailable)?;
+                let _reading = self.begin().await;
                 let chunk = Arc::new(fetch(source, key.topics.as_ref(), key.from, floor).await?);
                 self.kept.lock().landed(&key, chunk.cost());
                 Ok(chunk)
@@ -135,11 +148,31 @@ impl Backfill {
             .await?;
         Ok(chunk.clone())
     }
+
+    async fn begin(&self) -> Reading<'_> {
+        let pass = match self.gate.try_enter() {
+            Some(pass) => pass,
+            None => {
+                self.metrics.backfill_waits();
+                self.gate.enter().await
+            }
+        };
+        self.metrics.backfill_begins();
+        Reading { metrics: &self.metrics, _pass: pass }
+    }
 }
 
 impl Default for Backfill {
     fn default() -> Self {
-        Self::new()
+        Self::new(Metrics::new(0))
+    }
+}
+
+// === impl Reading ===
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.metrics.backfill_ends();
     }
 }
 

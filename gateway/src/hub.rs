@@ -137,13 +137,14 @@ pub enum PublishError {
 impl Hub {
     /// A Hub without channels.
     pub fn new(broker: Broker, metrics: Arc<Metrics>, settings: HubSettings) -> Self {
+        let backfill = Arc::new(Backfill::new(metrics.clone()));
         let inner = Arc::new(Inner {
             broker,
             metrics,
             settings,
             channels: Mutex::default(),
             next_id: AtomicU64::new(1),
-            backfill: Arc::default(),
+            backfill,
             snapshots: Snapshots::default(),
             farewell: Arc::default(),
             epochs: Mutex::default(),
@@ -154,6 +155,11 @@ impl Hub {
         let tasks = hub.inner.broker.tasks();
         tasks.spawn("the sweep of idle channels", hub.inner.stop.clone(), hub.clone().sweep());
         hub
+    }
+
+    /// Reads so many ranges behind the logs at the same time from now on, over all channels.
+    pub fn limit_backfills(&self, most: usize) {
+        self.inner.backfill.limit(most);
     }
 
     /// Opens a stream: the channel first, if nobody here listens to it yet. It lasts as long as its lease.

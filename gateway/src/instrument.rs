@@ -28,6 +28,13 @@ pub struct Counters<L> {
     words: PhantomData<fn(L)>,
 }
 
+/// One gauge for each word of a closed set.
+#[derive(Debug)]
+pub struct Gauges<L> {
+    values: Box<[Gauge]>,
+    words: PhantomData<fn(L)>,
+}
+
 /// One counter for each pair of words of two closed sets; pairs that never occurred are not written.
 #[derive(Debug)]
 pub struct Grid<A, B> {
@@ -172,6 +179,35 @@ impl<L: ClosedSet> Instrument for Counters<L> {
         for (word, counter) in L::ALL.iter().zip(&self.counts) {
             let labels: Vec<_> = labels.iter().copied().chain([(label, word.as_str())]).collect();
             counter.samples(encoder, &labels, label)?;
+        }
+        Ok(())
+    }
+}
+
+// === impl Gauges ===
+
+impl<L: ClosedSet> Gauges<L> {
+    /// Replaces the value under this word.
+    pub fn set(&self, word: L, value: u64) {
+        if let Some(gauge) = self.values.get(word.index()) {
+            gauge.set(value);
+        }
+    }
+}
+
+impl<L: ClosedSet> Default for Gauges<L> {
+    fn default() -> Self {
+        Self { values: L::ALL.iter().map(|_| Gauge::default()).collect(), words: PhantomData }
+    }
+}
+
+impl<L: ClosedSet> Instrument for Gauges<L> {
+    const TYPE: MetricType = MetricType::Gauge;
+
+    fn samples(&self, encoder: &mut MetricEncoder, labels: &Labels, label: &'static str) -> fmt::Result {
+        for (word, gauge) in L::ALL.iter().zip(&self.values) {
+            let labels: Vec<_> = labels.iter().copied().chain([(label, word.as_str())]).collect();
+            gauge.samples(encoder, &labels, label)?;
         }
         Ok(())
     }

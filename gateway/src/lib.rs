@@ -6,7 +6,7 @@
 //! - Connections: [`listener`] → [`accept`], as many as there is [`room`] for → [`tls`] ([`certificate`], [`der`]) where it is
 //!   on → [`connection`], HTTP/1.1 or HTTP/2 ([`credit`]).
 //! - Requests: [`app`] on the public port, [`admin`] on the other. [`subscribe`] and [`publish`] read what is asked for
-//!   ([`query`]); [`access`], [`limit`] ([`client`], [`rate`], [`quota`]) and [`cors`] decide. The answer is a stream, a [`problem`],
+//!   ([`query`]); [`entitlement`] ([`access`]), [`limit`] ([`client`], [`rate`], [`quota`]) and [`cors`] decide. The answer is a stream, a [`problem`],
 //!   or a [`retry`] for whoever should come back; [`reply`] is their type. [`demo`] is one page.
 //! - Tokens: a [`credential`] is put to the [`authority`], which holds the [`token`] against the [`keyring`] of its
 //!   [`issuer`] ([`keys`], [`fetch`]) or asks the cluster ([`review`], [`reviews`]). It finds a [`principal`] with [`claims`]; [`grant`]
@@ -16,7 +16,7 @@
 //!   what is in force, [`routes`] puts it there.
 //! - What the operator hears: [`beats`] decides when and what, [`pulse`] sends it. [`service`] answers `nats micro`.
 //! - The core: the [`hub`] and its [`channel`]s; a [`relay`] each, which does what the [`ingest`] decides; [`log`],
-//!   [`fanout`], [`feed`], [`index`], [`subscriber`]; [`resume`], [`backfill`], [`chunk`]; [`stream`], [`farewell`].
+//!   [`fanout`], [`feed`], [`index`], [`subscriber`]; [`resume`], [`backfill`] ([`gate`]), [`chunk`]; [`stream`], [`farewell`].
 //! - How bytes leave: [`body`] where hyper keeps the connection; else [`handover`] to a [`shard`] with its [`roll`]s and
 //!   [`tally`], which [`shards`] drives. Its [`outside`] is the [`kernel`], its [`inbox`], and [`socket`]s, some with a TLS [`session`].
 //! - NATS: [`broker`], [`link`] ([`login`]), [`reader`]; [`wire`] reads messages into [`publication`]s, [`frame`] writes them as events.
@@ -50,12 +50,14 @@ pub mod denied;
 pub mod der;
 pub mod drain;
 pub mod end;
+pub mod entitlement;
 pub mod fanout;
 pub mod farewell;
 pub mod feed;
 pub mod fetch;
 pub mod file;
 pub mod frame;
+pub mod gate;
 pub mod grant;
 pub mod handover;
 pub mod hub;

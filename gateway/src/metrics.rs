@@ -14,9 +14,10 @@ use prometheus_client::registry::Registry;
 use time::OffsetDateTime;
 
 use crate::channel_metrics::ChannelLabels;
-use crate::instrument::{Counter, Counters, Gauge, Grid, Histogram, write};
+use crate::instrument::{Counter, Counters, Gauge, Gauges, Grid, Histogram, write};
 use crate::label::closed_set;
 use crate::process::Process;
+use crate::quota::Limit;
 use crate::token::TokenFault;
 
 pub use crate::channel_metrics::{Backfill, ChannelMetrics, GapReason, InvalidMessage, PostOutcome, TurnedAway};
@@ -59,6 +60,9 @@ struct Totals {
     tokens_unchecked: Counter,
     key_reads: Counters<KeyRead>,
     settings_changes: Counters<SettingsChange>,
+    limits: Gauges<Limit>,
+    backfills_running: Gauge,
+    backfill_waits: Counter,
     reviews: Counters<Review>,
     reviews_failed: Counters<Review>,
 }
@@ -386,6 +390,26 @@ impl Metrics {
         }
     }
 
+    /// A limit in force; 0 is none.
+    pub fn limit(&self, limit: Limit, most: u64) {
+        self.totals.limits.set(limit, most);
+    }
+
+    /// A range behind a log begins to be read.
+    pub fn backfill_begins(&self) {
+        self.totals.backfills_running.add(1);
+    }
+
+    /// It was read, or given up.
+    pub fn backfill_ends(&self) {
+        self.totals.backfills_running.add(-1);
+    }
+
+    /// A range has to wait, because as many as allowed are being read.
+    pub fn backfill_waits(&self) {
+        self.totals.backfill_waits.one();
+    }
+
     /// The settings file changed.
     pub fn settings_changed(&self, change: SettingsChange) {
         self.totals.settings_changes.one(change);
@@ -444,6 +468,11 @@ impl Collector for Totals {
         let help = "Looks at the keys of an issuer, of which the last good ones stay in force";
         write(e, ("issuer_key_reads", "outcome", help), all(), |t| &t.key_reads)?;
         write(e, ("settings_changes", "change", "Changes of the settings file"), all(), |t| &t.settings_changes)?;
+        write(e, ("limit", "kind", "Limits in force; 0 where there is none"), all(), |t| &t.limits)?;
+        let help = "Ranges behind the logs that are being read";
+        write(e, ("backfills_running", "", help), all(), |t| &t.backfills_running)?;
+        let help = "Ranges behind the logs that had to wait because as many as allowed were being read";
+        write(e, ("backfill_waits", "", help), all(), |t| &t.backfill_waits)?;
         let help = "Questions to the Kubernetes API server about identities";
         write(e, ("reviews", "kind", help), all(), |t| &t.reviews)?;
         let help = "Questions to the Kubernetes API server without an answer";

@@ -1,9 +1,13 @@
 //! The administrator's own limits, beside those of each Channel. Pure.
+//!
+//! [`Limit`] names every limit of the gateway for the metric `tidings_limit`, those of the command line too.
 
 use serde::Deserialize;
 use tidings_crds::fault::Fault;
 use tidings_crds::route::RouteLimits;
 
+use crate::backfill::AT_ONCE;
+use crate::label::closed_set;
 use crate::unit;
 
 /// Limits for every client and every channel, in one gateway process.
@@ -15,6 +19,44 @@ pub struct Quotas {
     pub channel: Quota,
     /// Topics in one request.
     pub topics_per_request: Option<usize>,
+    /// Ranges behind the logs that are read at the same time, over all channels.
+    pub backfills: Option<usize>,
+}
+
+closed_set! {
+    /// What is limited.
+    pub enum Limit {
+        /// `--max-connections`, or what the open-file limit allows.
+        Connections = "connections",
+        /// `--max-subscribers`.
+        Subscribers = "subscribers",
+        /// `--max-header-bytes`.
+        HeaderBytes = "header-bytes",
+        /// The address of a request, in bytes.
+        UriBytes = "uri-bytes",
+        /// `--max-publish-bytes`.
+        PublishBytes = "publish-bytes",
+        /// `topicsPerRequest`.
+        Topics = "topics",
+        /// `backfills`.
+        Backfills = "backfills",
+        /// `client.connections`.
+        ClientConnections = "client-connections",
+        /// `client.connectsPerSecond`.
+        ClientConnects = "client-connects",
+        /// `client.publishPerSecond`.
+        ClientPublications = "client-publications",
+        /// `client.publishBytesPerSecond`.
+        ClientBytes = "client-bytes",
+        /// `channel.connections`.
+        ChannelConnections = "channel-connections",
+        /// `channel.connectsPerSecond`.
+        ChannelConnects = "channel-connects",
+        /// `channel.publishPerSecond`.
+        ChannelPublications = "channel-publications",
+        /// `channel.publishBytesPerSecond`.
+        ChannelBytes = "channel-bytes",
+    }
 }
 
 /// How much one client or one channel may use. What is absent is not limited.
@@ -39,6 +81,7 @@ pub struct QuotasDocument {
     #[serde(default)]
     channel: QuotaDocument,
     topics_per_request: Option<usize>,
+    backfills: Option<usize>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -61,19 +104,44 @@ enum SizeDocument {
 /// The most topics that a request may ever name: they are compared pairwise.
 pub const MAX_TOPICS: usize = 64;
 
+/// The most ranges that may ever be read at the same time: 1,024 batches of 512 messages are more than any NATS answers at once.
+const MAX_BACKFILLS: usize = 1_024;
+
 // === impl Quotas ===
 
 impl Quotas {
     /// Reads the limits.
     pub fn read(document: QuotasDocument) -> Result<Self, Vec<Fault>> {
+        let QuotasDocument { client, channel, topics_per_request, backfills } = document;
         let mut faults = Vec::new();
-        let client = document.client.read("limits.client", &mut faults);
-        let channel = document.channel.read("limits.channel", &mut faults);
-        if document.topics_per_request.is_some_and(|most| !(1..=MAX_TOPICS).contains(&most)) {
+        let client = client.read("limits.client", &mut faults);
+        let channel = channel.read("limits.channel", &mut faults);
+        if topics_per_request.is_some_and(|most| !(1..=MAX_TOPICS).contains(&most)) {
             faults.push(Fault::new("limits.topicsPerRequest", "write 1 to 64"));
         }
-        let topics_per_request = document.topics_per_request;
-        if faults.is_empty() { Ok(Self { client, channel, topics_per_request }) } else { Err(faults) }
+        if backfills.is_some_and(|most| !(1..=MAX_BACKFILLS).contains(&most)) {
+            faults.push(Fault::new("limits.backfills", "write 1 to 1024"));
+        }
+        if faults.is_empty() { Ok(Self { client, channel, topics_per_request, backfills }) } else { Err(faults) }
+    }
+
+    /// Every limit of the settings, with 0 for none.
+    pub fn each(&self) -> [(Limit, u64); 10] {
+        let number = |most: Option<u32>| most.unwrap_or_default().into();
+        let size = |most: usize| u64::try_from(most).unwrap_or(u64::MAX);
+        let Self { client, channel, topics_per_request, backfills } = self;
+        [
+            (Limit::Topics, size(topics_per_request.unwrap_or(MAX_TOPICS))),
+            (Limit::Backfills, size(backfills.unwrap_or(AT_ONCE))),
+            (Limit::ClientConnections, number(client.connections)),
+            (Limit::ClientConnects, number(client.connects_per_second)),
+            (Limit::ClientPublications, number(client.publish_per_second)),
+            (Limit::ClientBytes, client.publish_bytes_per_second.unwrap_or_default()),
+            (Limit::ChannelConnections, number(channel.connections)),
+            (Limit::ChannelConnects, number(channel.connects_per_second)),
+            (Limit::ChannelPublications, number(channel.publish_per_second)),
+            (Limit::ChannelBytes, channel.publish_bytes_per_second.unwrap_or_default()),
+        ]
     }
 
     /// What holds for one channel: the lower of its own limits and ours.
@@ -128,9 +196,19 @@ mod tests {
             ("{client: {publishBytesPerSecond: much}}", "limits.client.publishBytesPerSecond"),
             ("{topicsPerRequest: 65}", "limits.topicsPerRequest"),
             ("{topicsPerRequest: 0}", "limits.topicsPerRequest"),
+            ("{backfills: 0}", "limits.backfills"),
+            ("{backfills: 1025}", "limits.backfills"),
         ] {
             assert_eq!(read(yaml).unwrap_err().first().map(|fault| fault.path.as_str()), Some(path), "{yaml}");
         }
+    }
+
+    #[test]
+    fn every_limit_is_told() {
+        let quotas = read("{channel: {connectsPerSecond: 3}, backfills: 4}").unwrap();
+        let told = |limit| quotas.each().into_iter().find(|(name, _)| *name == limit).map(|(_, most)| most);
+        assert_eq!((told(Limit::Backfills), told(Limit::ChannelConnects)), (Some(4), Some(3)));
+        assert_eq!((told(Limit::Topics), told(Limit::ClientBytes)), (Some(64), Some(0)));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tidings_crds::route::Route;
 use tokio::task::JoinError;
 use tracing::{info, warn};
 
+use crate::cors::Origins;
 use crate::limit::Usage;
 use crate::metrics::{ChannelMetrics, Metrics, RouteChange};
 use crate::route_table::{Change, Fault, RouteTable, Seen};
@@ -22,6 +23,8 @@ use crate::route_table::{Change, Fault, RouteTable, Seen};
 #[derive(Debug, Default)]
 pub struct Routes {
     table: ArcSwap<HashMap<String, Arc<Served>>>,
+    /// Of all of them.
+    origins: ArcSwap<Origins>,
     loaded: AtomicBool,
 }
 
@@ -63,6 +66,11 @@ impl Routes {
         self.table.load_full()
     }
 
+    /// The origins that any of them names.
+    pub fn origins(&self) -> Arc<Origins> {
+        self.origins.load_full()
+    }
+
     /// How many Routes are in force.
     pub fn len(&self) -> usize {
         self.table.load().len()
@@ -91,6 +99,7 @@ impl Routes {
                     table.insert(key.clone(), Arc::new(served));
                 }
             }
+            self.origins.store(Arc::new(Origins::of(table.values().map(|served| &served.route.cors))));
             self.table.store(Arc::new(table));
         }
         self.loaded.store(true, Ordering::Release);

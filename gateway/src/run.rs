@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::accept::Port;
 use crate::admin::Admin;
-use crate::app::App;
+use crate::app::{App, MAX_URI_BYTES};
 use crate::authority::Authority;
 use crate::broker::{Broker, BrokerError, BrokerOptions};
 use crate::config::{Config, ConnectionLimits, Source};
@@ -24,6 +24,7 @@ use crate::hub::{Hub, HubSettings};
 use crate::listener::{ListenFailed, listen};
 use crate::metrics::Metrics;
 use crate::pulse::Pulse;
+use crate::quota::Limit;
 use crate::room::Room;
 use crate::route_files::RouteFiles;
 use crate::route_objects::{ClusterError, RouteObjects};
@@ -32,7 +33,7 @@ use crate::routes::{RoutePublisher, Routes};
 use crate::rules::Rules;
 use crate::service::Service;
 use crate::settings::Settings;
-use crate::settings_file::{SettingsFile, SettingsFileError};
+use crate::settings_file::{self, SettingsFile, SettingsFileError};
 use crate::shards::Shards;
 use crate::signal::{Ask, Signals};
 use crate::tls::{Tls, TlsError};
@@ -96,9 +97,19 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     let core_link = broker.core();
     let hub = Hub::new(broker, metrics.clone(), HubSettings::default());
 
+    settings_file::enforce(&settings.limits, &hub, &metrics);
     let authority = Authority::new(Arc::new(Rules::new(settings)), metrics.clone());
     let departure = Departure::default();
     let room = Arc::new(Room::within_open_file_limit(config.connections.connections));
+    for (limit, most) in [
+        (Limit::Connections, room.most().into()),
+        (Limit::Subscribers, config.requests.subscribers.unwrap_or_default()),
+        (Limit::HeaderBytes, config.connections.header_bytes.into()),
+        (Limit::UriBytes, MAX_URI_BYTES as u64),
+        (Limit::PublishBytes, config.requests.publish_bytes),
+    ] {
+        metrics.limit(limit, most);
+    }
     let address =
         |listener: &tokio::net::TcpListener| listener.local_addr().map(|at| at.to_string()).unwrap_or_default();
     info!(

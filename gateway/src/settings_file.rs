@@ -6,9 +6,11 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use crate::authority::Authority;
+use crate::backfill::AT_ONCE;
 use crate::file::{LOOK, Watched};
 use crate::hub::Hub;
 use crate::metrics::{Metrics, SettingsChange};
+use crate::quota::Quotas;
 use crate::settings::{Settings, SettingsError};
 
 /// The settings file.
@@ -52,6 +54,7 @@ impl SettingsFile {
                 Ok(Some(settings)) => {
                     self.fault = None;
                     if settings != *authority.rules().settings() {
+                        enforce(&settings.limits, &hub, &metrics);
                         authority.rules().replace(settings);
                         authority.update();
                         hub.recheck(None);
@@ -75,4 +78,10 @@ impl SettingsFile {
         let Some(bytes) = self.file.look().map_err(|error| error.to_string())? else { return Ok(None) };
         Settings::from_yaml(&String::from_utf8_lossy(&bytes)).map(Some).map_err(|error| error.to_string())
     }
+}
+
+/// Puts those limits into force that nobody looks up when they are needed, and tells all of them.
+pub fn enforce(limits: &Quotas, hub: &Hub, metrics: &Metrics) {
+    hub.limit_backfills(limits.backfills.unwrap_or(AT_ONCE));
+    limits.each().into_iter().for_each(|(limit, most)| metrics.limit(limit, most));
 }
