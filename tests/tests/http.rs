@@ -123,6 +123,54 @@ async fn origins_are_exact_and_preflights_name_what_is_allowed() {
     assert_eq!(posted.header("access-control-allow-origin"), "https://shop.example");
 }
 
+/// Pages can read why they are refused, and nobody can tell from it which channels there are.
+#[tokio::test]
+async fn refusals_and_preflights_are_the_same_for_channels_that_exist_and_that_do_not() {
+    let site = Installation::start().await;
+    let named = |name: &str| Manifest::new("test", name).with("access/publish", json!({ "mode": "Token" }));
+    let (shop, news) = ("https://shop.example", "https://news.example");
+    let with = |origin: &str, credentials: bool| json!({ "origins": [origin], "allowCredentials": credentials });
+    let secret = site.channel(named("secret").with("cors", with(shop, true))).await;
+    let plain = site.channel(named("plain")).await;
+    let public = site.channel(Manifest::public("public").with("cors", with(news, false))).await;
+    let missing = named("missing");
+    let cors = |reply: &Reply| {
+        ["allow-origin", "allow-credentials", "allow-headers", "expose-headers"]
+            .map(|header| reply.header(&format!("access-control-{header}")))
+    };
+    for (origin, allowed, credentials) in [(shop, shop, "true"), (news, news, ""), ("https://evil.example", "", "")] {
+        let ask = async |method: Method, channel: &Manifest| {
+            let request = Request::new(method, site.url(0, channel, &[])).header("origin", origin);
+            request.header("access-control-request-method", "POST").send().await
+        };
+        for (method, status) in [(Method::GET, 401), (Method::POST, 401), (Method::OPTIONS, 204), (Method::PUT, 405)] {
+            let wanted = ask(method.clone(), &missing).await;
+            assert_eq!(wanted.status, status, "{method}");
+            assert_eq!(
+                (
+                    wanted.header("access-control-allow-origin").as_str(),
+                    wanted.header("access-control-allow-credentials").as_str()
+                ),
+                (allowed, credentials),
+                "{method} from {origin}"
+            );
+            for channel in [&secret, &plain] {
+                let told = ask(method.clone(), channel).await;
+                assert_eq!(
+                    (told.status, cors(&told)),
+                    (wanted.status, cors(&wanted)),
+                    "{method} {} from {origin}",
+                    channel.key()
+                );
+            }
+        }
+        // What a channel grants, its own origins may read.
+        let granted = Request::new(Method::HEAD, site.url(0, &public, &[])).header("origin", origin).send().await;
+        assert_eq!(granted.status, 200);
+        assert_eq!(granted.header("access-control-allow-origin"), if origin == news { news } else { "" });
+    }
+}
+
 #[tokio::test]
 async fn http2_carries_many_streams_over_the_same_rules() {
     let site = Installation::start().await;

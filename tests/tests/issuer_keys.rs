@@ -1,10 +1,14 @@
 //! Keys behind an address: rotation, outages, floods and servers that mean no good, with every request counted.
 
+use std::path::Path;
+
 use serde_json::json;
 use tempfile::TempDir;
 use tidings_tests::installation::{Installation, Settings};
 use tidings_tests::key_server::{Day, KeyServer};
+use tidings_tests::kube_authority::KubeAuthority;
 use tidings_tests::manifest::Manifest;
+use tidings_tests::tls::TlsFolder;
 use tidings_tests::token::{Draft, TokenKey};
 use tidings_tests::wait::{PATIENCE, eventually};
 use tidings_tests::web::{Reply, Request};
@@ -21,15 +25,20 @@ struct House {
 
 impl House {
     async fn open(day: Day) -> Self {
-        let server = KeyServer::start(day).await;
+        Self::open_at(KeyServer::start(day).await, None, Settings::default()).await
+    }
+
+    /// With keys on this server; `ca` is what the settings name as its authority.
+    async fn open_at(server: KeyServer, ca: Option<&Path>, settings: Settings) -> Self {
         let directory = tempfile::Builder::new().prefix("tidings-keys-").tempdir().expect("a directory");
         let file = directory.path().join("settings.yaml");
+        let ca = ca.map(|ca| format!(", caFile: '{}'", ca.display())).unwrap_or_default();
         let text = format!(
-            "issuers: [{{ name: main, issuer: {ISSUER}, audience: tidings, algorithms: [ES256], jwks: {{ url: '{}' }} }}]\n",
+            "issuers: [{{ name: main, issuer: {ISSUER}, audience: tidings, algorithms: [ES256], jwks: {{ url: '{}'{ca} }} }}]\n",
             server.url()
         );
         std::fs::write(&file, text).expect("written");
-        let site = Settings::default().gateway_arg(&format!("--config={}", file.display())).start().await;
+        let site = settings.gateway_arg(&format!("--config={}", file.display())).start().await;
         let grant = json!({ "mode": "Token", "topics": ["all"] });
         let manifest =
             Manifest::new("test", "orders").with("access/subscribe", grant.clone()).with("access/publish", grant);
@@ -178,4 +187,69 @@ async fn a_redirect_to_another_address_is_not_followed() {
     assert_eq!(elsewhere.requests(), 0, "the other address was never asked");
     let output = house.site.gateways[0].process().output();
     assert!(output.contains("redirects to another place"), "{output}");
+}
+
+#[tokio::test]
+async fn keys_come_over_tls_from_whom_the_named_authority_or_the_systems_vouches_for() {
+    let key = TokenKey::es256("good");
+    let authority = KubeAuthority::new().expect("an authority");
+    let folder = TlsFolder::of(&authority);
+    let shown = authority.server("keys", &[]).expect("a certificate");
+    let ca = folder.path("ca.crt");
+    let system = || Settings::default().gateway_env("SSL_CERT_FILE", ca.to_str().expect("a plain path"));
+    for (named, settings) in [(Some(ca.as_path()), Settings::default()), (None, system())] {
+        let server = KeyServer::start_tls(Day::keys(&[&key]), &shown).await;
+        let house = House::open_at(server, named, settings).await;
+        house.until_read("taken").await;
+        assert_eq!(house.status(&token(&key)).await, 200, "{named:?}");
+        assert_eq!(house.status(&token(&TokenKey::es256("good"))).await, 401, "{named:?}");
+    }
+}
+
+#[tokio::test]
+async fn keys_are_not_taken_from_a_server_that_nobody_vouches_for() {
+    let key = TokenKey::es256("good");
+    let (authority, other) = (KubeAuthority::new().expect("an authority"), KubeAuthority::new().expect("another"));
+    let folder = TlsFolder::of(&authority);
+    let ca = folder.path("ca.crt");
+    let for_nobody = other.server("keys", &[]).expect("a certificate");
+    let expired = authority.expired_server().expect("a certificate");
+    for (what, shown, named) in [
+        ("another authority's", &for_nobody, Some(ca.as_path())),
+        ("none of the system's", &authority.server("keys", &[]).expect("a certificate"), None),
+        ("expired", &expired, Some(ca.as_path())),
+    ] {
+        let server = KeyServer::start_tls(Day::keys(&[&key]), shown).await;
+        let house = House::open_at(server, named, Settings::default()).await;
+        house.until_read("failed").await;
+        assert_eq!(house.server.requests(), 0, "{what}: it was not even asked");
+        assert_eq!(
+            house.get(&token(&key)).await.header("content-type"),
+            "text/event-stream",
+            "{what}: come back later"
+        );
+        assert_eq!(house.reads("taken").await, 0.0, "{what}");
+        let output = house.site.gateways[0].process().output();
+        assert!(output.contains("Failed to read the keys of an issuer"), "{what}: {output}");
+    }
+}
+
+#[tokio::test]
+async fn over_tls_a_redirect_to_another_address_is_not_followed_either() {
+    let key = TokenKey::es256("good");
+    let authority = KubeAuthority::new().expect("an authority");
+    let folder = TlsFolder::of(&authority);
+    let shown = authority.server("keys", &[]).expect("a certificate");
+    let elsewhere = KeyServer::start_tls(Day::keys(&[&key]), &shown).await;
+    let in_the_clear = KeyServer::start(Day::keys(&[&key])).await;
+    for target in [&elsewhere, &in_the_clear] {
+        let server = KeyServer::start_tls(Day::Redirect(target.url()), &shown).await;
+        let house = House::open_at(server, Some(&folder.path("ca.crt")), Settings::default()).await;
+        house.until_read("failed").await;
+        assert!(house.server.requests() > 0);
+        assert_eq!(target.requests(), 0, "{} was never asked", target.url());
+        assert_eq!(house.get(&token(&key)).await.header("content-type"), "text/event-stream", "come back later");
+        let output = house.site.gateways[0].process().output();
+        assert!(output.contains("redirects to another place"), "{output}");
+    }
 }

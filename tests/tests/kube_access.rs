@@ -15,10 +15,18 @@ use tidings_tests::kube_release::KubeRelease;
 use tidings_tests::manifest::Manifest;
 use tidings_tests::token::{Draft, TokenKey};
 use tidings_tests::wait::{PATIENCE, eventually};
-use tidings_tests::web::Request;
+use tidings_tests::web::{Protocol, Request};
 
 const ISSUER: &str = "https://id.example";
 const SECRET: &[u8] = b"thirty-two bytes that nobody can guess";
+
+/// Where a token stands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Transport {
+    Header,
+    Cookie,
+    Query,
+}
 
 /// A gateway with the shipped rights in a cluster, which serves channels from files.
 struct House {
@@ -44,9 +52,26 @@ impl House {
     }
 
     async fn status(&self, channel: &Manifest, token: &str, method: Method) -> u16 {
-        let url = self.site.url(0, channel, &[("topic", "all")]);
+        self.status_by(channel, token, method, (Transport::Header, Protocol::Http1)).await
+    }
+
+    async fn status_by(
+        &self,
+        channel: &Manifest,
+        token: &str,
+        method: Method,
+        (transport, protocol): (Transport, Protocol),
+    ) -> u16 {
+        let with = (transport == Transport::Query).then_some(("access_token", token));
+        let parameters: Vec<_> = [("topic", "all")].into_iter().chain(with).collect();
+        let url = self.site.url(0, channel, &parameters);
         let request = if method == Method::POST { Request::post(url, "x") } else { Request::new(method, url) };
-        request.header("authorization", format!("Bearer {token}")).send().await.status.as_u16()
+        let request = match transport {
+            Transport::Header => request.header("authorization", format!("Bearer {token}")),
+            Transport::Cookie => request.header("cookie", format!("tidings_token={token}")),
+            Transport::Query => request,
+        };
+        request.over(protocol).send().await.status.as_u16()
     }
 
     async fn subscribe(&self, channel: &Manifest, token: &str) -> EventSource {
@@ -91,7 +116,15 @@ async fn identities_of_the_cluster_get_what_rbac_gives_them_and_nothing_else() -
     let release = KubeRelease::install(cluster, "tidings").await?;
     let (tenant, guests) = (cluster.namespace("tenant").await?, cluster.namespace("guests").await?);
     let house = House::open(&release.gateway_kubeconfig().await?).await;
-    let orders = house.site.channel(token_channel(tenant.name(), "orders")).await;
+    let everywhere = json!(["Header", "Cookie", "Query"]);
+    let orders =
+        house.site.channel(token_channel(tenant.name(), "orders").with("access/tokenSources", everywhere)).await;
+    let usual = house.site.channel(token_channel(tenant.name(), "usual")).await;
+    let everybody = json!({ "mode": "Public", "topics": [">"] });
+    let open = Manifest::new(tenant.name(), "open").with("access/subscribe", everybody.clone());
+    let open = house.site.channel(open.with("access/publish", everybody)).await;
+    let closed = Manifest::new(tenant.name(), "closed").with("access/subscribe", json!({ "mode": "Disabled" }));
+    let closed = house.site.channel(closed).await;
     let narrow = token_channel(tenant.name(), "narrow");
     let narrow = narrow.with("access/subscribe/topics", json!(["of.{namespace}.{name}", "in.{groups}"]));
     let narrow = house.site.channel(narrow).await;
@@ -99,7 +132,7 @@ async fn identities_of_the_cluster_get_what_rbac_gives_them_and_nothing_else() -
     let elsewhere = house.site.channel(elsewhere).await;
     let missing = token_channel(tenant.name(), "missing");
 
-    for name in ["subscriber", "publisher", "reader", "nobody"] {
+    for name in ["subscriber", "publisher", "reader", "nobody", "deleted"] {
         account(cluster, &tenant, name).await?;
     }
     account(cluster, &guests, "guest").await?;
@@ -120,6 +153,13 @@ async fn identities_of_the_cluster_get_what_rbac_gives_them_and_nothing_else() -
     let (subscriber, publisher) =
         (token(&tenant, "subscriber", &ours).await?, token(&tenant, "publisher", &ours).await?);
     let guest = token(&guests, "guest", &ours).await?;
+    bind(cluster, &tenant, "deleted", "tidings-subscriber", &of("deleted")).await?;
+    let deleted = token(&tenant, "deleted", &ours).await?;
+    cluster.kubectl().run(&["delete", "serviceaccount", "-n", tenant.name(), "deleted"]).await?;
+    eventually(PATIENCE, "the deleted account is noticed", || async {
+        house.status(&orders, &deleted, Method::HEAD).await == 401
+    })
+    .await;
     let forged = TokenKey::es256("k").sign(&Draft::new("https://kubernetes.default.svc.cluster.local", "x"));
     for (what, token, subscribes, publishes) in [
         ("the right role", &subscriber, 200, 404),
@@ -130,14 +170,29 @@ async fn identities_of_the_cluster_get_what_rbac_gives_them_and_nothing_else() -
         ("the default audience", &token(&tenant, "subscriber", &[]).await?, 401, 401),
         ("another audience", &token(&tenant, "subscriber", &["vault"]).await?, 401, 401),
         ("several audiences", &token(&tenant, "subscriber", &["vault", "tidings"]).await?, 200, 404),
+        ("the token of a deleted account", &deleted, 401, 401),
         ("a token of nobody", &forged, 401, 401),
     ] {
-        assert_eq!(house.status(&orders, token, Method::HEAD).await, subscribes, "{what}");
-        assert_eq!(house.status(&orders, token, Method::POST).await, publishes, "{what}");
         let refused = if subscribes == 401 { 401 } else { 404 };
-        for other in [&elsewhere, &missing] {
-            assert_eq!(house.status(other, token, Method::HEAD).await, refused, "{what}, {}", other.key());
-            assert_eq!(house.status(other, token, Method::POST).await, refused, "{what}, {}", other.key());
+        for transport in [Transport::Header, Transport::Cookie, Transport::Query] {
+            let query = transport == Transport::Query;
+            let usually = |status| if query { refused } else { status };
+            for protocol in [Protocol::Http1, Protocol::H2c] {
+                for (channel, subscribes, publishes) in [
+                    (&orders, subscribes, publishes),
+                    (&usual, usually(subscribes), usually(publishes)),
+                    (&open, 200, 201),
+                    (&closed, refused, refused),
+                    (&elsewhere, refused, refused),
+                    (&missing, refused, refused),
+                ] {
+                    for (method, expected) in [(Method::HEAD, subscribes), (Method::POST, publishes)] {
+                        let status = house.status_by(channel, token, method.clone(), (transport, protocol)).await;
+                        let key = channel.key();
+                        assert_eq!(status, expected, "{what}, {transport:?}, {protocol:?}, {method} {key}");
+                    }
+                }
+            }
         }
     }
 

@@ -1,13 +1,14 @@
 //! How both programs reach NATS: each kind of login, TLS, and files that are replaced while events flow.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_nats::ConnectOptions;
+use async_nats::{Auth, ConnectOptions};
 use tempfile::TempDir;
 use tidings_tests::event_source::EventSource;
+use tidings_tests::gateway::Gateway;
 use tidings_tests::installation::{Installation, Settings};
 use tidings_tests::kube_authority::{Identity, KubeAuthority};
 use tidings_tests::manifest::Manifest;
@@ -189,15 +190,51 @@ async fn credentials_that_expire_are_renewed_from_their_file_and_cost_no_event()
 }
 
 #[tokio::test]
-async fn a_token_is_read_from_its_file() {
+async fn a_changed_token_is_read_from_its_file_and_costs_no_event() {
+    let tokens = ["the-first-token-of-this-test", "and-the-second-one-after-that"];
+    tokens.iter().for_each(|token| tidings_tests::evidence::made(token));
+    let server = tokens.map(|token| format!("authorization {{ token: \"{token}\" }}\n"));
+    // A server with a token has no other users: the test's own connections show whatever it knows by then.
+    let known = Arc::new(Mutex::new(tokens[0].to_owned()));
+    let options = ConnectOptions::with_auth_callback({
+        let known = known.clone();
+        move |_| {
+            let mut auth = Auth::new();
+            auth.token = Some(known.lock().expect("no holder panics").clone());
+            std::future::ready(Ok(auth))
+        }
+    });
     let files = Files::new();
-    files.write("token", "s3cret-t0ken\n");
-    let more = "authorization { token: \"s3cret-t0ken\" }\n".to_owned();
-    let options = ConnectOptions::with_token("s3cret-t0ken".into());
-    let nats = NatsSettings { more, options, ..NatsSettings::default() };
+    files.write("token", &format!("{}\n", tokens[0]));
+    let nats = NatsSettings { more: server[0].clone(), options, ..NatsSettings::default() };
     let site = installation(nats, vec![files.flag("nats-token-file", "token")]).await;
-    works(&site, "orders").await;
-    kept_secret(&site, &["s3cret-t0ken"]);
+    let channel = site.channel(Manifest::public("orders")).await;
+    let mut source = site.subscribe(0, &channel, &[]).await;
+    let change = async |version: usize| {
+        tokens[version].clone_into(&mut known.lock().expect("no holder panics"));
+        site.nats.reload(&server[version]).await;
+    };
+
+    // The files first: the connections are ended, and come back with what is there.
+    let (before, _) = connects(&site).await;
+    files.write("token", tokens[1]);
+    change(1).await;
+    eventually(PATIENCE, "the gateway is back", || async {
+        connects(&site).await.0 > before && site.gateways[0].is_ready().await
+    })
+    .await;
+    site.publisher(&channel).await.publish("a", "after the first change").await;
+    assert_eq!(source.next_event().await.data, "after the first change");
+
+    // The server first: nobody is let in until the file is there, and what was published meanwhile is not lost.
+    change(0).await;
+    locked_out(&site).await;
+    site.publisher(&channel).await.publish("a", "while it was locked out").await;
+    files.write("token", tokens[0]);
+    site.gateways[0].ready().await;
+    assert_eq!(source.next_event().await.data, "while it was locked out");
+    works(&site, "later").await;
+    kept_secret(&site, &tokens);
 }
 
 /// A server that shows the certificate in this folder, and asks for one of this authority.
@@ -255,6 +292,29 @@ async fn certificates_for_nats_are_followed_on_both_sides_and_cost_no_event() {
     site.gateways[0].ready().await;
     load.complete().await;
     works(&site, "later").await;
+}
+
+#[tokio::test]
+async fn tls_may_come_first_and_then_the_server_says_nothing_in_the_clear() {
+    let authority = KubeAuthority::new().expect("an authority");
+    let folder = TlsFolder::of(&authority);
+    let path = |name: &str| folder.path(name).display().to_string();
+    let (cert, key) = (path("tls.crt"), path("tls.key"));
+    let more = format!("tls {{ cert_file: {cert:?}, key_file: {key:?}, handshake_first: true }}\n");
+    let options = ConnectOptions::new().tls_first().add_root_certificates(folder.path("ca.crt"));
+    let nats = NatsSettings { more, options, ..NatsSettings::default() };
+    let ca = folder.flag("nats-ca", "ca.crt");
+    let site = installation(nats, vec![ca.clone(), "--nats-tls-first".to_owned()]).await;
+    works(&site, "orders").await;
+
+    // One that waits for the server to begin gets nowhere.
+    let late = Gateway::start("late", &site.nats.url(), &site.routes(), &[ca]);
+    eventually(PATIENCE, "it does not get through", || async {
+        let metrics = late.try_metrics().await?;
+        (metrics.sum_where("tidings_broker_errors_total", &["kind=\"connect\""]) > 1.0).then_some(())
+    })
+    .await;
+    assert!(!late.is_ready().await);
 }
 
 #[tokio::test]

@@ -1,0 +1,10 @@
+//! Who may subscribe and publish: every kind of token against every kind of channel, on the real gateway.
+
+mod algorithms;
+mod discretion;
+mod grants;
+mod house;
+mod limits;
+mod settings;
+mod streams;
+mod table;
