@@ -48,8 +48,9 @@ images: ## Build the container images as OCI archives, without a container engin
 cluster: ## Start a Kubernetes cluster on this machine and import the images; Ctrl-C ends it (NODES=1)
 	@exec scripts/cluster.sh
 
-e2e: ## Install the chart on a real cluster on this machine and use it (as root)
-	@exec scripts/e2e.sh
+# Only a KUBECONFIG that is written behind make counts: in many shells one is set that means something else.
+e2e: ## Install the chart on a real cluster and use it: one on this machine (as root), or KUBECONFIG=FILE
+	@exec scripts/e2e.sh $(if $(filter command,$(firstword $(origin KUBECONFIG))),--kubeconfig "$(KUBECONFIG)")
 
 generate: ## Write the files that are generated from the code
 	@exec scripts/generate.sh

@@ -11,7 +11,13 @@ cd "$(dirname "$0")/.."
 scripts/node-packages.sh
 cargo build --workspace --bins --quiet
 target=${CARGO_TARGET_DIR:-target}
-archives=$(scripts/images.sh | cut -d ' ' -f 2)
+if [ -z "${PROGRAMS:-}" ]; then
+    scripts/images.sh >/dev/null
+    PROGRAMS=$target/for-images/release
+fi
+export PROGRAMS
+# The chart's, and those that only tests run: make e2e KUBECONFIG=… works against this cluster too.
+archives=$("$target/debug/e2e-images" | cut -d ' ' -f 2)
 echo "Starting ${NODES:-1} node(s). When they are ready, in another terminal (after the two exports below):" >&2
 echo "  helm install tidings charts/tidings --namespace tidings-system --create-namespace" >&2
 # shellcheck disable=SC2086 # A list of files.

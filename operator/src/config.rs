@@ -53,9 +53,12 @@ pub enum CommandArgs {
     },
     /// Uses an installation as its users do, once: a Channel comes, is published to, subscribed to, and goes.
     Try {
-        /// Where the gateway is: http://HOST or http://HOST:PORT.
+        /// Where the gateway is: http://HOST or https://HOST, with or without :PORT.
         #[arg(long, value_name = "URL")]
         gateway: Address,
+        /// With https: the certificate (PEM) that the gateway has to show, whatever names it is for.
+        #[arg(long, value_name = "FILE")]
+        certificate: Option<PathBuf>,
         /// The namespace for the Channel.
         #[arg(long, value_name = "NAMESPACE")]
         namespace: String,

@@ -63,6 +63,7 @@ pub mod table;
 pub mod telemetry;
 pub mod trial;
 pub mod trial_http;
+pub mod trial_tls;
 pub mod visit;
 pub mod watch;
 
@@ -77,6 +78,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Args, CommandArgs, Config, CrdArgs};
 use crate::settings::Settings;
 use crate::trial::Trial;
+use crate::trial_http::Gateway;
+use crate::trial_tls::Pin;
 
 /// Does what the command line asks for.
 ///
@@ -99,8 +102,18 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             writeln!(out, "{outcome}")?;
             Ok(ExitCode::SUCCESS)
         }
-        Some(CommandArgs::Try { gateway, namespace, channel, class_name, closed_ports, timeout_seconds }) => {
+        Some(CommandArgs::Try {
+            gateway,
+            certificate,
+            namespace,
+            channel,
+            class_name,
+            closed_ports,
+            timeout_seconds,
+        }) => {
             let limit = Duration::from_secs(timeout_seconds.into());
+            let pin = certificate.as_deref().map(Pin::read).transpose()?;
+            let gateway = Gateway::new(gateway, pin).map_err(anyhow::Error::msg)?;
             let trial = Trial { gateway, namespace, channel, class_name, closed_ports, limit };
             trial.run(kube::Client::try_default().await?, &mut out).await?;
             Ok(ExitCode::SUCCESS)

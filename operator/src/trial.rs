@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tidings_crds::channel::Channel;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::trial_http::{Address, Reply, Stream, WebError};
+use crate::trial_http::{Gateway, Reply, Stream, WebError};
 
 /// One answer of the API server or the gateway. Both are near, or nothing works.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -26,7 +26,7 @@ const SILENCE: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct Trial {
     /// Where the gateway is.
-    pub gateway: Address,
+    pub gateway: Gateway,
     /// The namespace of the Channel.
     pub namespace: String,
     /// Its name. One that exists is replaced.

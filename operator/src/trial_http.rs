@@ -1,4 +1,4 @@
-//! HTTP as `tidings-operator try` speaks it: plain HTTP/1.1, a connection for each request.
+//! HTTP as `tidings-operator try` speaks it: HTTP/1.1, with or without TLS, a connection for each request.
 
 use std::str::FromStr;
 
@@ -6,16 +6,27 @@ use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+
+use crate::trial_tls::Pin;
 
 /// No answer that is read here is longer.
 const MAX_BYTES: usize = 64 << 10;
 
-/// Where a gateway is: `http://host` or `http://host:port`.
+/// Where a gateway is: `http://host`, `https://host`, each with or without a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     host: String,
     port: u16,
+    tls: bool,
+}
+
+/// A gateway, and how to speak to it.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    address: Address,
+    pin: Option<Pin>,
 }
 
 /// Why there was no usable answer.
@@ -30,6 +41,9 @@ pub enum WebError {
         #[source]
         source: std::io::Error,
     },
+    /// No TLS, or another certificate than the one expected.
+    #[error("the TLS handshake failed")]
+    Handshake(#[source] std::io::Error),
     /// The connection broke, or what came was not HTTP.
     #[error("the connection failed")]
     Connection(#[from] hyper::Error),
@@ -75,33 +89,70 @@ impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let fault = || format!("{text:?} is not a gateway's address: write http://HOST or http://HOST:PORT");
+        let fault =
+            || format!("{text:?} is not a gateway's address: write http://HOST, https://HOST, or either with :PORT");
         let uri: Uri = text.parse().map_err(|_| fault())?;
-        let plain = uri.scheme_str() == Some("http") && ["", "/"].contains(&uri.path()) && uri.query().is_none();
-        let host = uri.host().filter(|_| plain).ok_or_else(fault)?;
-        Ok(Self { host: host.to_owned(), port: uri.port_u16().unwrap_or(80) })
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(fault()),
+        };
+        let bare = ["", "/"].contains(&uri.path()) && uri.query().is_none();
+        let host = uri.host().filter(|_| bare).ok_or_else(fault)?;
+        Ok(Self { host: host.to_owned(), port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }), tls })
     }
 }
 
-impl Address {
-    /// Connects to a port of this host.
+// === impl Gateway ===
+
+impl Gateway {
+    /// The gateway at an address, with the certificate that it has to show.
+    ///
+    /// # Errors
+    /// When one is there without the other; the text says what to write.
+    pub fn new(address: Address, pin: Option<Pin>) -> Result<Self, String> {
+        match (address.tls, &pin) {
+            (true, None) => {
+                Err("--certificate: write the file of the certificate that an https gateway shows".to_owned())
+            }
+            (false, Some(_)) => {
+                Err("--certificate: an http gateway shows none; write https:// or leave it out".to_owned())
+            }
+            _ => Ok(Self { address, pin }),
+        }
+    }
+
+    /// Connects to a port of its host.
     ///
     /// # Errors
     /// When nobody answers there.
     pub async fn connect_to(&self, port: u16) -> Result<TcpStream, WebError> {
-        let connected = TcpStream::connect((self.host.as_str(), port)).await;
-        connected.map_err(|source| WebError::Connect { address: format!("{}:{port}", self.host), source })
+        let host = self.address.host.as_str();
+        let connected = TcpStream::connect((host, port)).await;
+        connected.map_err(|source| WebError::Connect { address: format!("{host}:{port}"), source })
     }
 
     async fn ask(&self, request: http::request::Builder, body: &str) -> Result<Response<Incoming>, WebError> {
-        let io = TokioIo::new(self.connect_to(self.port).await?);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
-        // It ends with the answer's body, or when that is dropped.
-        tokio::spawn(connection);
-        let request = request.header("host", format!("{}:{}", self.host, self.port));
+        let Address { host, port, .. } = &self.address;
+        let request = request.header("host", format!("{host}:{port}"));
         let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes())));
-        Ok(sender.send_request(request.expect("paths and positions are plain")).await?)
+        let request = request.expect("paths and positions are plain");
+        let stream = self.connect_to(*port).await?;
+        match &self.pin {
+            None => exchange(stream, request).await,
+            Some(pin) => exchange(pin.connect(host, stream).await.map_err(WebError::Handshake)?, request).await,
+        }
     }
+}
+
+async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, WebError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    // It ends with the answer's body, or when that is dropped.
+    tokio::spawn(connection);
+    Ok(sender.send_request(request).await?)
 }
 
 // === impl Reply ===
@@ -111,7 +162,7 @@ impl Reply {
     ///
     /// # Errors
     /// When there is none.
-    pub async fn to_get(gateway: &Address, path: &str) -> Result<Self, WebError> {
+    pub async fn to_get(gateway: &Gateway, path: &str) -> Result<Self, WebError> {
         Self::read(gateway.ask(Request::builder().method(Method::GET).uri(path), "").await?).await
     }
 
@@ -119,7 +170,7 @@ impl Reply {
     ///
     /// # Errors
     /// When there is none.
-    pub async fn to_post(gateway: &Address, path: &str, body: &str) -> Result<Self, WebError> {
+    pub async fn to_post(gateway: &Gateway, path: &str, body: &str) -> Result<Self, WebError> {
         Self::read(gateway.ask(Request::builder().method(Method::POST).uri(path), body).await?).await
     }
 
@@ -150,7 +201,7 @@ impl Stream {
     ///
     /// # Errors
     /// When the answer is no event stream.
-    pub async fn open(gateway: &Address, path: &str, after: Option<&str>) -> Result<Self, WebError> {
+    pub async fn open(gateway: &Gateway, path: &str, after: Option<&str>) -> Result<Self, WebError> {
         let request = Request::builder().method(Method::GET).uri(path).header("accept", "text/event-stream");
         let request = match after {
             Some(id) => request.header("last-event-id", id),
@@ -211,11 +262,22 @@ mod tests {
     #[test]
     fn an_address_is_a_host_with_or_without_a_port() {
         let address = |text: &str| text.parse::<Address>();
-        assert_eq!(address("http://gateway.ns.svc"), Ok(Address { host: "gateway.ns.svc".into(), port: 80 }));
-        assert_eq!(address("http://10.0.0.1:8080/"), Ok(Address { host: "10.0.0.1".into(), port: 8080 }));
+        let is = |host: &str, port, tls| Ok(Address { host: host.into(), port, tls });
+        assert_eq!(address("http://gateway.ns.svc"), is("gateway.ns.svc", 80, false));
+        assert_eq!(address("https://gateway.ns.svc"), is("gateway.ns.svc", 443, true));
+        assert_eq!(address("http://10.0.0.1:8080/"), is("10.0.0.1", 8080, false));
         for text in ["gateway", "ftp://gateway", "http://gateway/path", "http://gateway/?a", ""] {
             assert!(address(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_certificate_is_for_https_and_https_needs_one() {
+        let gateway = |text: &str, pin: Option<&Pin>| Gateway::new(text.parse().expect("an address"), pin.cloned());
+        let pin = Pin::of(b"a certificate".to_vec().into());
+        assert!(gateway("http://g", None).is_ok() && gateway("https://g", Some(&pin)).is_ok());
+        assert!(gateway("https://g", None).is_err_and(|fault| fault.starts_with("--certificate")));
+        assert!(gateway("http://g", Some(&pin)).is_err_and(|fault| fault.starts_with("--certificate")));
     }
 
     #[test]

@@ -1,42 +1,16 @@
-//! A release of the chart in a cluster with real nodes: installed by helm, run by kubelets.
+//! A release of the chart in a cluster: installed by helm, run by kubelets.
 
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use async_nats::jetstream;
 use base64::Engine;
-use serde_json::Value;
-use tokio::process::Command;
+use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use crate::helm::{Helm, chart};
-use crate::kubectl::Kubectl;
-use crate::node_cluster::NodeCluster;
-use crate::oci_image::OciImage;
-use crate::process::repository;
-use crate::wait::eventually;
-
-/// Pods start, pull nothing, and wait for each other; on two processors that are busy with more.
-const PATIENCE: Duration = Duration::from_secs(240);
-
-/// A cluster with nodes, the images on them, and who may do everything there.
-#[derive(Debug)]
-pub struct Site {
-    /// The cluster.
-    pub nodes: NodeCluster,
-    /// Its helm.
-    pub helm: Helm,
-    /// Its kubectl.
-    pub kubectl: Kubectl,
-}
-
-/// The tag of an image that holds the same programs under another version.
-pub const NEXT: &str = "99.0.0-next";
-/// An image with the `nats` command line.
-pub const NATS_CLIENT: &str = "tidings.test/nats:latest";
+use crate::chart_images::NEXT;
+use crate::chart_site::{Site, Way};
+use crate::helm::chart;
 
 /// An installed release.
 #[derive(Clone, Debug)]
@@ -46,134 +20,26 @@ pub struct ChartRelease<'a> {
     namespace: String,
 }
 
-// === impl Site ===
-
-impl Site {
-    /// Starts nodes and imports what the chart's pods need: images of the programs in `PROGRAMS`, else of this build's own.
-    pub async fn start(nodes: u8) -> Result<Site> {
-        let cluster = NodeCluster::start(nodes).await?;
-        let helm = Helm::find().await?.with(cluster.cluster().kubeconfig());
-        let kubectl = cluster.cluster().kubectl();
-        let site = Site { nodes: cluster, helm, kubectl };
-        for archive in IMAGES.get_or_try_init(images).await? {
-            site.nodes.import(archive)?;
-        }
-        Ok(site)
-    }
-
-    /// Runs kubectl; words are separated by spaces.
-    pub async fn kubectl(&self, words: &str) -> Result<String> {
-        self.kubectl.run(&words.split_whitespace().collect::<Vec<_>>()).await
-    }
-
-    /// An object as it is now.
-    pub async fn get(&self, words: &str) -> Result<Value> {
-        Ok(serde_json::from_str(&self.kubectl(&format!("get {words} -o json")).await?)?)
-    }
-
-    /// A namespace in which only pods run that Pod Security "restricted" allows.
-    pub async fn restricted_namespace(&self, name: &str) -> Result<()> {
-        self.kubectl(&format!("create namespace {name}")).await?;
-        self.kubectl(&format!("label namespace {name} pod-security.kubernetes.io/enforce=restricted")).await?;
-        Ok(())
-    }
-
-    /// Installs the chart and waits until everything in it is ready. Returns it, and helm's notes.
-    pub async fn install(&self, name: &str, namespace: &str, arguments: &[&str]) -> Result<(ChartRelease<'_>, String)> {
-        let release = ChartRelease::of(self, name, namespace);
-        let notes = release.helm(&["install"], arguments).await?;
-        Ok((release, notes))
-    }
-
-    /// Runs the `nats` command line in a pod of `namespace` to its end. Returns whether it succeeded and what it printed.
-    pub async fn nats(&self, namespace: &str, name: &str, server: &str, arguments: &[&str]) -> Result<(bool, String)> {
-        let arguments = [&["--server", server], arguments].concat();
-        let pod = serde_json::json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "namespace": namespace},
-            "spec": {
-                "restartPolicy": "Never",
-                "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
-                "containers": [{
-                    "name": "nats",
-                    "image": NATS_CLIENT,
-                    "imagePullPolicy": "Never",
-                    "args": arguments,
-                    "env": [{"name": "HOME", "value": "/tmp"}, {"name": "USER", "value": "nats"}],
-                    "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
-                }],
-            },
-        });
-        self.kubectl.run_with(&["create", "-f", "-"], &pod.to_string()).await?;
-        let phase = eventually(PATIENCE, &format!("the pod {name} ends"), || async {
-            let pod = self.get(&format!("pod {name} -n {namespace}")).await.ok()?;
-            let phase = pod["status"]["phase"].as_str()?.to_owned();
-            ["Succeeded", "Failed"].contains(&phase.as_str()).then_some(phase)
-        })
-        .await;
-        Ok((phase == "Succeeded", self.kubectl(&format!("logs {name} -n {namespace}")).await?))
-    }
-
-    /// What to read when something did not work: every pod, and the end of every log.
-    pub async fn report(&self) -> String {
-        let mut text = self.kubectl("get pods,tch,events -A -o wide").await.unwrap_or_default();
-        let pods = self.get("pods -A").await.unwrap_or_default();
-        for pod in pods["items"].as_array().into_iter().flatten() {
-            let field = |name: &str| pod["metadata"][name].as_str().unwrap_or_default().to_owned();
-            let (name, namespace) = (field("name"), field("namespace"));
-            if namespace == "kube-system" {
-                continue;
-            }
-            for words in ["", " --previous"] {
-                let log = self.kubectl(&format!("logs {name} -n {namespace} --tail=30{words}")).await;
-                text.push_str(&format!("\n--- {namespace}/{name}{words}\n{}", log.unwrap_or_default()));
-            }
-        }
-        text
-    }
-}
-
-/// Packing takes as long as half a test, so all tests of a process share the archives.
-static IMAGES: OnceCell<Vec<PathBuf>> = OnceCell::const_new();
-
-async fn images() -> Result<Vec<PathBuf>> {
-    let test = std::env::current_exe()?;
-    let own = test.ancestors().nth(2).context("a test stands in target/<profile>/deps")?.to_owned();
-    let directory = own.join("e2e-images");
-    let programs = std::env::var_os("PROGRAMS").map_or(own, PathBuf::from);
-    let mut archives = Vec::new();
-    for version in [env!("CARGO_PKG_VERSION"), NEXT] {
-        let mut command = Command::new(repository().join("scripts/images.sh"));
-        command.arg(directory.join(version)).env("PROGRAMS", &programs).env("VERSION", version);
-        archives.extend(output(command).await?.lines().filter_map(|line| Some(PathBuf::from(line.split_once(' ')?.1))));
-    }
-    let mut tool = Command::new(repository().join("scripts/go-tool.sh"));
-    tool.args(["nats", "0.5.1", "github.com/nats-io/natscli/nats"]);
-    let client = PathBuf::from(output(tool).await?.trim());
-    let archive = directory.join("nats.tar");
-    OciImage::new(NATS_CLIENT, "/nats")?.program("/nats", &client)?.write(&archive)?;
-    archives.push(archive);
-    Ok(archives)
-}
-
-async fn output(mut command: Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().await?;
-    ensure!(output.status.success(), "{:?} failed", command.as_std().get_program());
-    Ok(String::from_utf8(output.stdout)?)
-}
+/// The chart that comes next: the same with another version.
+static NEXT_CHART: OnceCell<(TempDir, String)> = OnceCell::const_new();
 
 // === impl ChartRelease ===
 
 impl ChartRelease<'_> {
-    /// A release that is installed.
+    /// A release that is installed, or will be.
     pub fn of<'a>(site: &'a Site, name: &str, namespace: &str) -> ChartRelease<'a> {
         ChartRelease { site, name: name.to_owned(), namespace: namespace.to_owned() }
     }
 
-    /// `helm upgrade`, and waits until everything is ready.
+    /// `helm install`, and waits until everything is ready. Returns helm's notes.
+    pub async fn install(&self, arguments: &[&str]) -> Result<String> {
+        self.helm("install", &chart(), false, arguments).await
+    }
+
+    /// `helm upgrade` to the next version, and waits until everything is ready.
     pub async fn upgrade(&self, arguments: &[&str]) -> Result<String> {
-        self.helm(&["upgrade"], arguments).await
+        let (_, chart) = NEXT_CHART.get_or_try_init(|| async { next_chart() }).await?;
+        self.helm("upgrade", chart, true, arguments).await
     }
 
     /// `helm rollback`, and waits until everything is ready.
@@ -184,9 +50,9 @@ impl ChartRelease<'_> {
         Ok(())
     }
 
-    /// `helm test`.
+    /// `helm test`, and what its pod says.
     pub async fn test(&self) -> Result<String> {
-        let words = ["test", &self.name, "--namespace", &self.namespace, "--timeout=4m"];
+        let words = ["test", &self.name, "--namespace", &self.namespace, "--logs", "--timeout=4m"];
         self.site.helm.run(&words).await
     }
 
@@ -197,30 +63,54 @@ impl ChartRelease<'_> {
         Ok(())
     }
 
-    async fn helm(&self, verb: &[&str], arguments: &[&str]) -> Result<String> {
-        let chart = chart();
-        let fixed = [&self.name, chart.as_str(), "--namespace", &self.namespace, "--wait", "--timeout=4m"];
-        self.site.helm.run(&[verb, &fixed[..], arguments].concat()).await
+    async fn helm(&self, verb: &str, chart: &str, next: bool, arguments: &[&str]) -> Result<String> {
+        let fixed = [verb, &self.name, chart, "--namespace", &self.namespace, "--wait", "--timeout=4m"];
+        let images = self.site.images.values(next);
+        let images: Vec<&str> = images.iter().map(String::as_str).collect();
+        self.site.helm.run(&[&fixed[..], &images, arguments].concat()).await
     }
 
-    /// The address of a Service of this release.
-    pub async fn address(&self, component: &str) -> Result<Ipv4Addr> {
-        let service = self.site.get(&format!("service {}-{component} -n {}", self.name, self.namespace)).await?;
-        Ok(service["spec"]["clusterIP"].as_str().context("no address")?.parse()?)
+    /// A way to a port of a Service of this release.
+    pub async fn way(&self, component: &str, port: u16) -> Result<Way> {
+        self.site.way(&self.namespace, &format!("{}-{component}", self.name), port).await
     }
 
-    /// Where browsers find its gateways, from this machine.
-    pub async fn gateway(&self) -> Result<String> {
-        Ok(format!("http://{}:80", self.address("gateway").await?))
+    /// Where pods find its gateways.
+    pub fn within(&self) -> String {
+        format!("http://{}-gateway.{}.svc:80", self.name, self.namespace)
     }
 
-    /// JetStream of its built-in NATS, for an administrator.
-    pub async fn jetstream(&self) -> Result<jetstream::Context> {
+    /// JetStream of its built-in NATS, for an administrator, at the end of a way to it.
+    pub async fn jetstream(&self, nats: &Way) -> Result<jetstream::Context> {
         let secret = self.site.get(&format!("secret {}-nats -n {}", self.name, self.namespace)).await?;
         let password = secret["data"]["admin-password"].as_str().context("no password")?;
         let password = String::from_utf8(base64::engine::general_purpose::STANDARD.decode(password)?)?;
         let options = async_nats::ConnectOptions::with_user_and_password("admin".into(), password);
-        let address = format!("{}:4222", self.address("nats").await?);
+        let address = nats.address().to_string();
         Ok(jetstream::new(options.retry_on_initial_connect().connect(address).await?))
     }
+}
+
+fn next_chart() -> Result<(TempDir, String)> {
+    let directory = tempfile::tempdir()?;
+    let copy = directory.path().join("tidings");
+    copy_tree(&PathBuf::from(chart()), &copy)?;
+    let described = copy.join("Chart.yaml");
+    let text = std::fs::read_to_string(&described)?.replace(env!("CARGO_PKG_VERSION"), NEXT);
+    std::fs::write(described, text)?;
+    Ok((directory, copy.display().to_string()))
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), &target)?;
+        }
+    }
+    Ok(())
 }

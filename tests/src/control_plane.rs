@@ -46,19 +46,24 @@ impl ControlPlane {
     pub async fn start() -> Result<ControlPlane> {
         let directory = tempfile::Builder::new().prefix("tidings-control-plane-").tempdir()?.keep();
         let reaper = Reaper::start(&directory)?;
-        let plane = ControlPlane::start_at(Ipv4Addr::LOCALHOST, false, &directory).await?;
+        let plane = ControlPlane::start_at(Ipv4Addr::LOCALHOST, None, &directory).await?;
         Ok(ControlPlane { _reaper: Some(reaper), ..plane })
     }
 
-    /// Starts a control plane that listens where nodes can reach it. Its files in `directory` are the caller's to remove.
-    pub(crate) async fn start_for_nodes(address: Ipv4Addr, directory: &Path) -> Result<ControlPlane> {
-        ControlPlane::start_at(address, true, directory).await
+    /// Starts a control plane that listens where nodes can reach it, and takes a node for lost when it has been silent for
+    /// this long. Its files in `directory` are the caller's to remove.
+    pub(crate) async fn start_for_nodes(
+        address: Ipv4Addr,
+        node_grace: Duration,
+        directory: &Path,
+    ) -> Result<ControlPlane> {
+        ControlPlane::start_at(address, Some(node_grace), directory).await
     }
 
-    async fn start_at(address: Ipv4Addr, nodes: bool, directory: &Path) -> Result<ControlPlane> {
+    async fn start_at(address: Ipv4Addr, node_grace: Option<Duration>, directory: &Path) -> Result<ControlPlane> {
         let assets = KubeAssets::find().await?;
         let port = Port::free();
-        let site = Site { address, port: port.number(), nodes };
+        let site = Site { address, port: port.number(), node_grace };
         let authority = KubeAuthority::new()?;
         write_files(directory, &authority, site)?;
 

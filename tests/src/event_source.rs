@@ -387,7 +387,8 @@ impl Client {
     }
 }
 
-fn is_event_stream(response: &http::Response<Incoming>) -> bool {
+/// Whether a browser would take an answer for an event stream.
+pub fn is_event_stream(response: &http::Response<Incoming>) -> bool {
     let content_type = response.headers().get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     response.status() == 200
         && content_type.is_some_and(|text| text.split(';').next().map(str::trim) == Some("text/event-stream"))

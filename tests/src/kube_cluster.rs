@@ -46,8 +46,8 @@ impl KubeCluster {
     /// that asks. Tests keep out of each other's way by [namespaces](Self::namespace) of their own.
     pub async fn shared() -> Result<&'static KubeCluster> {
         let shared = SHARED.get_or_try_init(|| async {
-            anyhow::Ok(match offered()? {
-                Some((config, context)) => Shared::Given(Box::new(KubeCluster::given(config, &context)?)),
+            anyhow::Ok(match KubeCluster::offered()? {
+                Some(cluster) => Shared::Given(Box::new(cluster)),
                 None => Shared::Started(Box::new(ControlPlane::start().await?)),
             })
         });
@@ -55,6 +55,11 @@ impl KubeCluster {
             Shared::Started(control_plane) => control_plane.cluster(),
             Shared::Given(cluster) => cluster,
         })
+    }
+
+    /// The cluster that the user offers for tests, if there is one.
+    pub fn offered() -> Result<Option<KubeCluster>> {
+        context_offered()?.map(|(config, context)| KubeCluster::given(config, &context)).transpose()
     }
 
     /// The cluster behind an administrator's kubeconfig that is ours; its files go to `directory`.
@@ -170,7 +175,7 @@ impl KubeCluster {
 }
 
 /// The user's kubeconfig and the name of the context that is offered for tests.
-fn offered() -> Result<Option<(Kubeconfig, String)>> {
+fn context_offered() -> Result<Option<(Kubeconfig, String)>> {
     let Some(context) = std::env::var("TIDINGS_TEST_CLUSTER").ok().filter(|name| !name.is_empty()) else {
         return Ok(None);
     };

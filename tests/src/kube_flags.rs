@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::process::Program;
 
@@ -18,8 +19,8 @@ pub(crate) struct Site {
     pub(crate) address: Ipv4Addr,
     /// Its port.
     pub(crate) port: u16,
-    /// Whether the cluster has nodes: then all controllers run, and the API server speaks to kubelets.
-    pub(crate) nodes: bool,
+    /// If the cluster has nodes: how long one may be silent. Then all controllers run, and the API server speaks to kubelets.
+    pub(crate) node_grace: Option<Duration>,
 }
 
 impl Site {
@@ -52,7 +53,7 @@ impl Site {
             ]
             .map(String::from),
         );
-        let more: &[&str] = if self.nodes {
+        let more: &[&str] = if self.node_grace.is_some() {
             &[
                 "--allow-privileged=true",
                 "--kubelet-client-certificate=kubelet-client.crt",
@@ -82,11 +83,10 @@ impl Site {
             "--secure-port=0",
         ];
         let controllers = format!("--controllers={CONTROLLERS}");
-        if self.nodes {
-            // The kubelets report every 5 s; the defaults are made for networks that stall.
-            flags.extend(["--node-monitor-grace-period=12s", "--enable-hostpath-provisioner=true"]);
-        } else {
-            flags.push(&controllers);
+        let grace = self.node_grace.map(|grace| format!("--node-monitor-grace-period={}s", grace.as_secs()));
+        match &grace {
+            Some(grace) => flags.extend([grace, "--enable-hostpath-provisioner=true"]),
+            None => flags.push(&controllers),
         }
         flags.into_iter().map(OsString::from).collect()
     }

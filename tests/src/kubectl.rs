@@ -21,6 +21,11 @@ impl Kubectl {
         Kubectl { program, kubeconfig, cache }
     }
 
+    /// The program.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Where the program is; in the user's cluster it is the one on the search path.
     pub fn directory(&self) -> &Path {
         self.program.parent().unwrap_or(Path::new(""))

@@ -11,13 +11,20 @@
 //! - [`kube_site`]: operators on a Kubernetes API and NATS; [`voice`]: what a gateway would say to them; [`cable`]: what
 //!   connects one of them with a server, to be cut.
 //! - `kube_*`, [`kubectl`], [`control_plane`], [`api_audit`], [`reaper`]: a real Kubernetes API server;
-//!   [`node_cluster`], [`oci_image`]: nodes, and what they run; [`helm`], [`network_policy`],
-//!   [`chart_release`]: the chart.
+//!   [`node_cluster`], [`oci_image`]: nodes, and what they run; [`helm`], [`chart_values`],
+//!   [`chart_metrics`], [`network_policy`]: the chart as it renders.
+//! - [`chart_site`], [`chart_release`], [`chart_images`]: the chart in a cluster; [`crowd`]: who visits it from a pod;
+//!   [`ready_history`]: what its Channels said meanwhile.
 
 pub mod api_audit;
 pub mod cable;
+pub mod chart_images;
+pub mod chart_metrics;
 pub mod chart_release;
+pub mod chart_site;
+pub mod chart_values;
 pub mod control_plane;
+pub mod crowd;
 pub mod event_source;
 pub mod evidence;
 pub mod gateway;
@@ -53,6 +60,7 @@ pub mod process;
 pub mod proxy;
 pub mod publisher;
 pub mod raw;
+pub mod ready_history;
 pub mod reaper;
 pub mod seed;
 pub mod sse;

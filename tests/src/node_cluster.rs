@@ -33,6 +33,15 @@ const READY_WITHIN: Duration = Duration::from_secs(180);
 /// How many claims there can be.
 const VOLUMES: u8 = 8;
 
+/// How a cluster is made.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeSettings {
+    /// How many nodes it has.
+    pub nodes: u8,
+    /// How long after a node has fallen silent its pods count as not ready. Kubernetes' own default is 50 s.
+    pub node_grace: Duration,
+}
+
 /// A running cluster, ended when this is dropped, and also when the process ends without dropping it.
 #[derive(Debug)]
 pub struct NodeCluster {
@@ -44,9 +53,22 @@ pub struct NodeCluster {
     _reaper: Reaper,
 }
 
+impl Default for NodeSettings {
+    fn default() -> Self {
+        // The kubelets report every 5 s; the usual grace is made for networks that stall.
+        Self { nodes: 1, node_grace: Duration::from_secs(12) }
+    }
+}
+
 impl NodeCluster {
     /// Starts a cluster, and returns when its nodes are ready and its DNS answers.
     pub async fn start(nodes: u8) -> Result<NodeCluster> {
+        NodeCluster::start_with(NodeSettings { nodes, ..NodeSettings::default() }).await
+    }
+
+    /// Starts a cluster as it is told to be.
+    pub async fn start_with(settings: NodeSettings) -> Result<NodeCluster> {
+        let nodes = settings.nodes;
         ensure!(rustix::process::geteuid().is_root(), "a cluster with nodes needs root");
         for program in ["containerd", "runc", "ctr", "ip", "nft", "conntrack", "unshare", "nsenter"] {
             ensure!(installed(program), "{program} is not installed");
@@ -55,7 +77,7 @@ impl NodeCluster {
         let directory = tempfile::Builder::new().prefix("tidings-cluster-").tempdir()?.keep();
         let reaper = Reaper::start_with_cgroup(&directory, CGROUP)?;
         let network = KubeNetwork::start().await?;
-        let plane = ControlPlane::start_for_nodes(HOST, &directory).await?;
+        let plane = ControlPlane::start_for_nodes(HOST, settings.node_grace, &directory).await?;
         plane.kubeconfig_of("scheduler", "system:kube-scheduler", None)?;
         let scheduler = kube_flags::server("kube-scheduler", &assets.scheduler, &directory);
         let scheduler = scheduler.args(kube_flags::scheduler()).start();

@@ -42,6 +42,27 @@ impl OciImage {
         Ok(self)
     }
 
+    /// Puts everything below a directory of this machine at the same places; files that may be run are programs.
+    pub fn directory(mut self, root: &Path) -> Result<OciImage> {
+        use std::os::unix::fs::PermissionsExt;
+        let mut open = vec![root.to_owned()];
+        let mut files = Vec::new();
+        while let Some(directory) = open.pop() {
+            for entry in std::fs::read_dir(&directory)? {
+                let path = entry?.path();
+                if path.is_dir() { open.push(path) } else { files.push(path) }
+            }
+        }
+        // The order of a directory says nothing.
+        files.sort();
+        for file in files {
+            let place = file.strip_prefix(root)?.to_str().context("the path is not UTF-8")?.to_owned();
+            let runs = std::fs::metadata(&file)?.permissions().mode() & 0o111 != 0;
+            self = if runs { self.program(&place, &file)? } else { self.file(&place, &std::fs::read(&file)?)? };
+        }
+        Ok(self)
+    }
+
     /// Writes the archive.
     pub fn write(self, archive: &Path) -> Result<()> {
         let layer = self.layer.into_inner()?;

@@ -65,13 +65,22 @@ impl Publisher {
         self.send(Publication::new(topic, data)).await
     }
 
+    /// [`Publisher::publish`] while NATS may be away for longer.
+    pub async fn publish_within(&self, deadline: Duration, topic: &str, data: impl Into<Bytes>) -> u64 {
+        self.send_within(deadline, Publication::new(topic, data)).await
+    }
+
     /// Publishes and returns the sequence; repeats itself until the stream has acknowledged.
     pub async fn send(&self, publication: Publication) -> u64 {
+        self.send_within(PATIENCE, publication).await
+    }
+
+    async fn send_within(&self, deadline: Duration, publication: Publication) -> u64 {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = format!("{}-{number}", std::process::id());
         let publication = publication.header("Nats-Msg-Id", &id);
         let what = format!("{} acknowledges a publication", self.manifest.stream());
-        eventually(PATIENCE, &what, || async {
+        eventually(deadline, &what, || async {
             let acknowledged = async { self.start(publication.clone()).await?.await.map_err(|e| e.to_string()) };
             tokio::time::timeout(Duration::from_secs(6), acknowledged).await.map_err(|e| e.to_string())?
         })

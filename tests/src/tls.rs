@@ -17,7 +17,10 @@ use crate::kube_authority::{Identity, KubeAuthority};
 
 /// Whom a client trusts, and what it shows of itself.
 #[derive(Clone, Debug)]
-pub struct TlsClient(Arc<ClientConfig>);
+pub struct TlsClient {
+    config: Arc<ClientConfig>,
+    server: ServerName<'static>,
+}
 
 /// Files of a server: `tls.crt`, `tls.key` and `ca.crt`, as a Kubernetes Secret holds them.
 #[derive(Debug)]
@@ -28,26 +31,31 @@ pub struct TlsFolder(TempDir);
 impl TlsClient {
     /// Trusts an authority, and shows nothing.
     pub fn trusting(authority: &KubeAuthority) -> Self {
-        Self::new(authority, None, rustls::DEFAULT_VERSIONS)
+        Self::new(&authority.certificate(), None, rustls::DEFAULT_VERSIONS)
     }
 
     /// Trusts an authority, and shows a certificate of any other.
     pub fn showing_to(authority: &KubeAuthority, identity: &Identity) -> Self {
-        Self::new(authority, Some(identity), rustls::DEFAULT_VERSIONS)
+        Self::new(&authority.certificate(), Some(identity), rustls::DEFAULT_VERSIONS)
     }
 
     /// Trusts an authority, and knows no newer protocol than TLS 1.2.
     pub fn old(authority: &KubeAuthority) -> Self {
-        Self::new(authority, None, &[&TLS12])
+        Self::new(&authority.certificate(), None, &[&TLS12])
     }
 
-    fn new(
-        authority: &KubeAuthority,
-        shown: Option<&Identity>,
-        versions: &[&'static SupportedProtocolVersion],
-    ) -> Self {
+    /// Trusts the authorities in a PEM file, for the server of this name.
+    ///
+    /// # Panics
+    /// When no certificate could be for it.
+    pub fn of_roots(trusted: &str, server: &str) -> Self {
+        let server = ServerName::try_from(server.to_owned()).expect("a host's name or address");
+        Self { server, ..Self::new(trusted, None, rustls::DEFAULT_VERSIONS) }
+    }
+
+    fn new(trusted: &str, shown: Option<&Identity>, versions: &[&'static SupportedProtocolVersion]) -> Self {
         let mut roots = RootCertStore::empty();
-        for root in CertificateDer::pem_slice_iter(authority.certificate().as_bytes()) {
+        for root in CertificateDer::pem_slice_iter(trusted.as_bytes()) {
             roots.add(root.expect("PEM")).expect("an authority");
         }
         let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
@@ -60,15 +68,15 @@ impl TlsClient {
                 builder.with_client_auth_cert(chain.expect("PEM"), key).expect("a pair")
             }
         };
-        Self(Arc::new(config))
+        let server = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::from([127, 0, 0, 1])));
+        Self { config: Arc::new(config), server }
     }
 
-    /// Shakes hands with who listens at the other end, on 127.0.0.1, and offers this protocol.
+    /// Shakes hands with who listens at the other end, as 127.0.0.1 unless another name was given, and offers this protocol.
     pub async fn connect(&self, stream: TcpStream, protocol: &str) -> std::io::Result<TlsStream<TcpStream>> {
-        let mut config = ClientConfig::clone(&self.0);
+        let mut config = ClientConfig::clone(&self.config);
         config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-        let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::from([127, 0, 0, 1])));
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+        TlsConnector::from(Arc::new(config)).connect(self.server.clone(), stream).await
     }
 }
 

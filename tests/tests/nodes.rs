@@ -85,7 +85,7 @@ fn is_lost() -> impl Condition<Node> {
 }
 
 #[tokio::test]
-#[ignore = "needs root, containerd, runc and CNI plugins"]
+#[ignore = "part of make e2e: needs root and containerd"]
 async fn pods_run_on_both_nodes_and_outlive_one() -> Result<()> {
     let mut nodes = NodeCluster::start(2).await?;
     let client = nodes.cluster().client().await?;

@@ -184,11 +184,6 @@ https://{{ first .Values.httpRoute.hostnames }}
 {{ ternary "https" "http" $tls }}://{{ .Release.Name }}-gateway.{{ .Release.Namespace }}.svc{{ if ne $port (ternary "443" "80" $tls) }}:{{ $port }}{{ end }}
 {{- end -}}
 
-{{/* `helm test` speaks plain HTTP: the certificate is for other names than the Service's. */}}
-{{- define "tidings.testable" -}}
-{{- if and .Values.test.enabled (not .Values.gateway.tls.secretName) -}}yes{{- end -}}
-{{- end -}}
-
 {{/* The process leaves five seconds after the window at the latest; five more are for the kubelet. */}}
 {{- define "tidings.gracePeriod" -}}
 {{- add .Values.gateway.drain.delaySeconds .Values.gateway.drain.windowSeconds 10 -}}
