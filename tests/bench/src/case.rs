@@ -206,7 +206,13 @@ fn steady(server: &Server, subscribers: usize, plan: Plan) -> Result<Figures> {
     let mut load = Load::new(server)?;
     load.open(subscribers, |n| Ask::from(plan.spread.place(n)))?;
     warm(&mut load, plan)?;
-    Ok(figures(&load.run(plan)?))
+    let mut figures = figures(&load.run(plan)?);
+    if server.kind == Kind::Tidings {
+        // What went wrong on the way from NATS and was repaired: it costs, and nobody sees it.
+        figures.insert("holes", server.metric("tidings_holes_total")?);
+        figures.insert("backfills", server.metric("tidings_backfills_total")?);
+    }
+    Ok(figures)
 }
 
 /// Caches and buffers find their size first.
