@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //! Outside to inside; `docs/architecture.md` follows an event through it.
-//! - The process: [`run`] owns every task, some of them as [`core_tasks`]; [`config`], [`signal`], [`telemetry`], [`drain`].
+//! - The process: [`run`] owns every task, some of them as [`core_tasks`]; [`config`], [`signal`], [`telemetry`], [`drain`],
+//!   [`slack`].
 //! - Connections: [`listener`] → [`accept`], as many as there is [`room`] for → [`tls`] ([`certificate`], [`der`]) where it is
 //!   on → [`connection`], HTTP/1.1 or HTTP/2 ([`credit`]).
 //! - Requests: [`app`] on the public port, [`admin`] on the other. [`subscribe`] and [`publish`] read what is asked for
@@ -111,6 +112,7 @@ pub mod shard;
 mod shard_tests;
 pub mod shards;
 pub mod signal;
+pub mod slack;
 pub mod socket;
 pub mod stream;
 pub mod subscribe;

@@ -52,6 +52,11 @@ impl Room {
         self.free.available_permits() < (self.most / 16) as usize
     }
 
+    /// How many are taken.
+    pub fn taken(&self) -> u32 {
+        self.most.saturating_sub(u32::try_from(self.free.available_permits()).unwrap_or(u32::MAX))
+    }
+
     /// How many connections there is room for.
     pub fn most(&self) -> u32 {
         self.most

@@ -36,6 +36,7 @@ use crate::settings::Settings;
 use crate::settings_file::{self, SettingsFile, SettingsFileError};
 use crate::shards::Shards;
 use crate::signal::{Ask, Signals};
+use crate::slack;
 use crate::tls::{Tls, TlsError};
 
 /// Why the gateway ended in an error.
@@ -184,6 +185,13 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     core.spawn(async {
         service.keep(core_link).await;
         "the NATS service"
+    });
+    core.spawn({
+        let (room, hub) = (room.clone(), hub.clone());
+        async move {
+            slack::give_back(|| u64::from(room.taken()) + hub.subscribers()).await;
+            "the keeper of memory"
+        }
     });
     let reviewed = {
         let (reviews, hub) = (authority.reviews().clone(), hub.clone());
