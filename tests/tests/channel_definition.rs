@@ -15,7 +15,7 @@ use tidings_tests::kube_cluster::KubeCluster;
 use tidings_tests::kube_release::KubeRelease;
 
 /// Specifications that break one rule or bound each, below a Channel called `orders`.
-const REFUSED: [&str; 27] = [
+const REFUSED: [&str; 28] = [
     "durability: Sometimes",
     "className: ''",
     "subjects: [tidings.other.channel]",
@@ -42,10 +42,11 @@ const REFUSED: [&str; 27] = [
     "cors: {origins: ['*'], allowCredentials: true}",
     "access: {subscribe: {mode: Public}}",
     "access: {subscribe: {mode: Public, topics: ['user.{sub}']}}",
+    "access: {subscribe: {topics: ['user.{sub}-{name}']}}",
     "access: {publish: {mode: Token, topics: ['a b']}}",
 ];
 
-const ACCEPTED: [&str; 8] = [
+const ACCEPTED: [&str; 9] = [
     "{}",
     "history: {}",
     "subjects: [orders, 'orders.>', 'shop.*.new']",
@@ -54,6 +55,7 @@ const ACCEPTED: [&str; 8] = [
     "history: {maxBytes: 1048576}",
     "cors: {origins: ['https://shop.example', 'http://localhost:5173'], allowCredentials: true}",
     "access: {subscribe: {mode: Token, topics: [all, 'user.{sub}', '.', '>']}}",
+    "access: {publish: {mode: Token, topics: ['{namespace}.{name}', 'x-{namespace}:{name}']}}",
 ];
 
 /// Changes of a stored specification that are refused.
