@@ -51,7 +51,7 @@ pub enum Next {
     Wait,
     /// Read the stream behind the cursor, up to `floor`, then ask again.
     Behind {
-        /// How far the stream must be read.
+        /// How far the stream must be read: behind that, everything that the subscriber's filter lets pass is here.
         floor: u64,
     },
     /// What followed `after` was removed from the front of the stream before it was seen: the cursor stands behind it.
@@ -177,7 +177,7 @@ impl Fanout {
     /// Gives up on following: everything up to `head` is to be read from the stream by those who want it.
     pub fn jump(&mut self, head: Mark, woken: &mut Vec<Waker>) {
         self.log = Log::new(self.log.epoch(), head, self.limits);
-        self.feeds.iter_mut().flatten().for_each(Feed::clear);
+        self.feeds.iter_mut().flatten().for_each(|feed| feed.clear(head.sequence));
         self.wake_all(woken);
     }
 
@@ -186,7 +186,7 @@ impl Fanout {
         self.generation += 1;
         self.first = first;
         self.log = Log::new(epoch, head, self.limits);
-        self.feeds.iter_mut().flatten().for_each(Feed::clear);
+        self.feeds.iter_mut().flatten().for_each(|feed| feed.clear(head.sequence));
         self.wake_all(woken);
     }
 
@@ -214,10 +214,11 @@ impl Fanout {
             cursor.after = earliest;
             return Next::Reset { after, resumed: cursor.position() };
         }
-        if cursor.after.sequence < self.log.floor().sequence {
-            return Next::Behind { floor: self.log.floor().sequence };
-        }
         let feed = self.feeds.get(cursor.feed).and_then(Option::as_ref);
+        let floor = feed.map_or(self.log.floor().sequence, Feed::floor);
+        if cursor.after.sequence < floor {
+            return Next::Behind { floor };
+        }
         match feed.and_then(|feed| feed.read(cursor.after.sequence, budget)) {
             Some(batch) => {
                 cursor.pass(batch.last, batch.newest);
@@ -243,7 +244,7 @@ impl Fanout {
         let feed = self.feeds.get(cursor.feed).and_then(Option::as_ref);
         self.ended.is_none()
             && cursor.generation == self.generation
-            && cursor.after.sequence >= self.log.floor().sequence
+            && cursor.after.sequence >= feed.map_or(self.log.floor().sequence, Feed::floor)
             && feed.is_none_or(|feed| feed.is_read(cursor.after.sequence))
     }
 
@@ -255,7 +256,7 @@ impl Fanout {
     }
 
     fn open(&mut self, topics: &TopicSet) -> FeedId {
-        let feed = Feed::new(topics.clone(), self.log.entries());
+        let feed = Feed::new(topics.clone(), self.log.floor().sequence, self.log.entries());
         let id = self.vacant.pop().unwrap_or_else(|| {
             self.feeds.push(None);
             self.feeds.len() - 1
@@ -407,6 +408,26 @@ mod tests {
     }
 
     #[test]
+    fn what_others_are_sent_pushes_nobody_off_the_log() {
+        let mut fanout = fanout(2);
+        let mut cursor = fanout.join(&topics("a"), START);
+        (1..=5).for_each(|sequence| append(&mut fanout, sequence, "b"));
+        assert!(fanout.is_at_end(&cursor));
+        append(&mut fanout, 6, "a");
+        assert_eq!(
+            frames(fanout.next(&mut cursor, 100)),
+            "<6>",
+            "nothing of its own was let go: no need to read the stream"
+        );
+        append(&mut fanout, 7, "a");
+        (8..=10).for_each(|sequence| append(&mut fanout, sequence, "b"));
+        assert_eq!(fanout.next(&mut cursor, 100), Next::Behind { floor: 7 });
+        // Who comes now knows nothing of what was let go before.
+        let mut late = fanout.join(&topics("c"), mark(7));
+        assert_eq!(fanout.next(&mut late, 100), Next::Behind { floor: 8 });
+    }
+
+    #[test]
     fn a_reset_is_told_once_and_starts_with_what_exists() {
         let mut fanout = fanout(10);
         let mut cursor = fanout.join(&TopicSet::all(), START);
@@ -507,7 +528,9 @@ mod tests {
                     }
                     Next::Behind { floor } => {
                         let behind = stream.iter().filter(|(s, t)| *s > cursor.after() && *s <= floor && t == "a");
+                        let before = seen.len();
                         seen.extend(behind.map(|(s, _)| *s));
+                        prop_assert!(seen.len() > before, "nobody reads the stream for nothing");
                         cursor.move_to(floor);
                     }
                     Next::Wait => prop_assert_eq!(&seen, &expected),

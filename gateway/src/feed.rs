@@ -29,6 +29,9 @@ pub struct Batch {
 pub struct Feed {
     topics: TopicSet,
     entries: VecDeque<Arc<Entry>>,
+    /// Everything behind this that passes the filter is in `entries`. The Log's own floor moves on with what other feeds are
+    /// sent; this one only with what is this feed's, or its subscribers would fall behind for events that are none of theirs.
+    floor: u64,
     seats: Vec<Seat>,
     free: Vec<usize>,
     waiting: Vec<usize>,
@@ -58,11 +61,11 @@ const SHARED: usize = 8;
 // === impl Feed ===
 
 impl Feed {
-    /// A feed over what the Log holds now.
-    pub fn new<'l>(topics: TopicSet, log: impl Iterator<Item = &'l Arc<Entry>>) -> Self {
+    /// A feed over what the Log holds now, which is everything behind `floor`.
+    pub fn new<'l>(topics: TopicSet, floor: u64, log: impl Iterator<Item = &'l Arc<Entry>>) -> Self {
         let entries = log.filter(|entry| entry.is_for_all() || topics.matches(&entry.topic)).cloned().collect();
         let read = RefCell::default();
-        Self { topics, entries, seats: Vec::new(), free: Vec::new(), waiting: Vec::new(), read }
+        Self { topics, entries, floor, seats: Vec::new(), free: Vec::new(), waiting: Vec::new(), read }
     }
 
     /// What it lets pass.
@@ -96,17 +99,24 @@ impl Feed {
         self.entries.push_back(entry);
     }
 
+    /// Up to here the stream must be read; what comes behind is here.
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
     /// Forgets what the Log has let go.
     pub fn evict(&mut self, through: u64) {
         self.read.take();
+        self.floor = self.floor.max(through);
         while self.entries.front().is_some_and(|entry| entry.sequence <= through) {
             self.entries.pop_front();
         }
     }
 
-    /// Forgets everything: the Log starts over.
-    pub fn clear(&mut self) {
+    /// Forgets everything: the Log starts over, behind `floor`.
+    pub fn clear(&mut self, floor: u64) {
         self.read.take();
+        self.floor = floor;
         self.entries.clear();
     }
 
@@ -201,7 +211,7 @@ mod tests {
 
     fn feed() -> Feed {
         let topics = TopicSet::new(["a".parse().unwrap()]).unwrap();
-        Feed::new(topics, [entry(1, "a"), entry(2, "b"), entry(3, "a"), entry(4, "a")].iter())
+        Feed::new(topics, 0, [entry(1, "a"), entry(2, "b"), entry(3, "a"), entry(4, "a")].iter())
     }
 
     #[test]
@@ -226,7 +236,8 @@ mod tests {
         assert_eq!(feed.read(0, 100).unwrap().bytes, "<1><3><4><5>");
         feed.evict(1);
         assert_eq!(feed.read(0, 100).unwrap().bytes, "<3><4><5>");
-        feed.clear();
+        feed.clear(9);
+        assert_eq!(feed.floor(), 9);
         assert_eq!(feed.read(0, 100), None);
     }
 
