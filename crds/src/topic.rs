@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,9 +39,9 @@ pub enum TopicFilter {
     Pattern(Pattern),
 }
 
-/// Several filters as one: a topic passes if any of them lets it pass. Sorted, and free of filters that another contains.
+/// Several filters as one: a topic passes if any of them lets it pass. Sorted, and free of filters that another contains. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TopicSet(Vec<TopicFilter>);
+pub struct TopicSet(Arc<[TopicFilter]>);
 
 // === impl TopicSpace ===
 
@@ -157,7 +158,8 @@ impl fmt::Display for TopicFilter {
 impl TopicSet {
     /// Every topic.
     pub fn all() -> Self {
-        Self(vec![TopicFilter::All])
+        static ALL: LazyLock<TopicSet> = LazyLock::new(|| TopicSet([TopicFilter::All].into()));
+        ALL.clone()
     }
 
     /// The union of these filters; `None` of no filters at all.
@@ -170,12 +172,14 @@ impl TopicSet {
             .filter(|one| !filters.iter().any(|other| other != *one && other.contains(one)))
             .cloned()
             .collect();
-        (!kept.is_empty()).then_some(Self(kept))
+        (!kept.is_empty()).then(|| Self(kept.into()))
     }
 
     /// The union of all pairwise intersections: what is both asked for and granted.
     pub fn intersect(&self, other: &Self) -> Option<Self> {
-        Self::new(self.0.iter().flat_map(|a| other.0.iter().filter_map(|b| a.intersect(b))))
+        let both = Self::new(self.0.iter().flat_map(|a| other.0.iter().filter_map(|b| a.intersect(b))))?;
+        // Subscribers are many: one that may have all it asks for keeps no second copy.
+        Some([other, self].into_iter().find(|one| **one == both).cloned().unwrap_or(both))
     }
 
     /// Whether any filter lets `topic` pass.
