@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs all tests of all runners; ends with one line, "N passed, N failed", that counts them all. `make test` calls this.
 #
-#   scripts/test.sh [rust] [browser] [cluster]      only these suites; without any: rust and browser
+#   scripts/test.sh [rust] [browser] [cluster]      only these suites; without any: all
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -50,7 +50,7 @@ cluster() {
     suite cluster env PROGRAMS="${CARGO_TARGET_DIR:-target}/debug" scripts/e2e.sh
 }
 
-[ $# -gt 0 ] || set -- rust browser
+[ $# -gt 0 ] || set -- rust browser cluster
 for runner in "$@"; do
     case $runner in
         rust | browser | cluster) "$runner" ;;

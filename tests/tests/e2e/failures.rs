@@ -74,7 +74,8 @@ async fn failures(site: &mut Site, scene: &Scene) -> Result<()> {
     nats_restarts(site, scene).await?;
     nats_is_away(site, scene).await?;
     a_gateway_stands_still(site, scene).await?;
-    a_node_is_lost(site, scene).await
+    a_node_is_lost(site, scene).await?;
+    there_is_no_gateway(site, scene).await
 }
 
 /// A pod that is deleted says so: nobody waits for it, and `Ready` never wavers.
@@ -127,22 +128,39 @@ async fn nats_restarts(site: &Site, scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// Gateways turn unready within ten seconds, so there is none; after thirty it is NATS that is told.
+/// Nobody hears the gateways then: what was said stands, and after thirty seconds it is NATS that is told.
 async fn nats_is_away(site: &Site, scene: &Scene) -> Result<()> {
     let (mark, ends) = (scene.ready.mark(), scene.ends());
     let asked = Instant::now();
     site.kubectl("scale statefulset/tidings-nats -n tidings-system --replicas=0").await?;
-    let none = scene.ready.says("NoGateways", mark, BEAT + SLACK).await?;
-    ensure!(none.status == "False", "{none:?}");
+    eventually(BEAT + SLACK, "no gateway is ready", || async {
+        ready_gateways(site, "tidings-system").await.ok()?.is_empty().then_some(())
+    })
+    .await;
     let away = scene.ready.says("BrokerUnreachable", mark, RULE + SLACK).await?;
     ensure!(away.status == "Unknown", "{away:?}");
     bounded(asked, &away, RULE, RULE + SLACK)?;
+    ensure!(scene.ready.reasons(mark) == ["BrokerUnreachable"], "{:#?}", scene.ready.said());
     site.kubectl("scale statefulset/tidings-nats -n tidings-system --replicas=1").await?;
     site.kubectl("rollout status -n tidings-system --timeout=200s statefulset/tidings-nats").await?;
     two_serve(site).await;
     scene.is_serving().await?;
     ensure!(scene.ends() == ends, "streams stay open while NATS is away");
     Ok(())
+}
+
+/// There is none to serve anything.
+async fn there_is_no_gateway(site: &Site, scene: &Scene) -> Result<()> {
+    let mark = scene.ready.mark();
+    let asked = Instant::now();
+    site.kubectl("scale deploy/tidings-gateway -n tidings-system --replicas=0").await?;
+    let none = scene.ready.says("NoGateways", mark, BEAT + SLACK).await?;
+    ensure!(none.status == "False", "{none:?}");
+    bounded(asked, &none, Duration::ZERO, BEAT + SLACK)?;
+    site.kubectl("scale deploy/tidings-gateway -n tidings-system --replicas=2").await?;
+    site.kubectl("rollout status -n tidings-system --timeout=200s deploy/tidings-gateway").await?;
+    two_serve(site).await;
+    scene.is_serving().await
 }
 
 /// A gateway that does not take a change up, and is not yet known to be unwell: one of two.
@@ -156,11 +174,16 @@ async fn a_gateway_stands_still(site: &Site, scene: &Scene) -> Result<()> {
     let applied = site.kubectl.run_with(&["apply", "-f", "-"], &changed.to_string()).await;
     // Readiness probes find it out after some seconds, and then nobody waits for it any more.
     let progressing = scene.ready.says("Progressing", mark, BEAT).await;
+    let one = async || {
+        let channel = site.get("tch numbers -n demo").await.ok()?;
+        (channel["status"]["gateways"] == json!({"serving": 1, "expected": 2})).then_some(())
+    };
+    eventually(BEAT, "one of two serves it", one).await;
     let without = scene.ready.says("Serving", mark + 1, BEAT + SLACK).await;
     rustix::process::kill_process(process, rustix::process::Signal::CONT)?;
     applied?;
     let progressing = progressing?;
-    ensure!(progressing.status == "False" && progressing.message.starts_with("1 of 2 gateways"), "{progressing:?}");
+    ensure!(progressing.status == "False", "{progressing:?}");
     without?;
     two_serve(site).await;
     scene.is_serving().await
@@ -171,7 +194,7 @@ async fn a_node_is_lost(site: &mut Site, scene: &Scene) -> Result<()> {
     let mark = scene.ready.mark();
     let on_node2 =
         ready_gateways(site, "tidings-system").await?.iter().filter(|pod| pod["spec"]["nodeName"] == "node2").count();
-    ensure!(on_node2 == 1, "the gateways are spread over the nodes");
+    ensure!(on_node2 > 0, "the gateways are spread over the nodes");
     let killed = Instant::now();
     site.kill_node(2)?;
     let silent = scene.ready.says("GatewaySilent", mark, RULE + SLACK).await?;

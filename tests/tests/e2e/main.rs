@@ -125,7 +125,8 @@ async fn revision(site: &Site) -> Result<String> {
 
 /// The last thing that a crowd in a pod has said of itself.
 async fn tally(site: &Site, namespace: &str, pod: &str) -> Result<tidings_tests::crowd::Tally> {
-    let line = site.kubectl(&format!("logs {pod} -n {namespace} --tail=1")).await?;
+    // A request that hangs is made again: the wait has a deadline, one answer of the kubelet has none.
+    let line = site.kubectl(&format!("logs {pod} -n {namespace} --tail=1 --request-timeout=10s")).await?;
     serde_json::from_str(line.trim()).with_context(|| format!("not a tally: {line}"))
 }
 
