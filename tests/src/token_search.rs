@@ -1,7 +1,7 @@
 //! Whether anything that was said holds a token, or a good part of one.
 //!
 //! Tokens are made of few characters, and so are their percent-encoded and quoted forms. So a text is cut into runs of these,
-//! and whatever stands in a run for [`WIDTH`] characters is looked up.
+//! and whatever stands in a run for `WIDTH` characters is looked up.
 
 use std::collections::HashSet;
 use std::io;
