@@ -1,17 +1,34 @@
-//! What a delivery costs, in numbers that do not depend on how busy the machine is: system calls and bytes.
+//! What a delivery and a connect cost, in numbers that do not depend on how busy the machine is: system calls and bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use tidings_tests::installation::Installation;
+use tidings_tests::installation::{Installation, Settings};
+use tidings_tests::kube_authority::KubeAuthority;
 use tidings_tests::manifest::Manifest;
+use tidings_tests::tls::{TlsClient, TlsFolder};
 use tidings_tests::wait::{PATIENCE, eventually};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 const SUBSCRIBERS: u64 = 200;
 const PUBLICATIONS: u64 = 50;
+
+/// What TLS 1.3 adds to a record (RFC 8446, section 5.2): header, type and tag.
+const RECORD: u64 = 5 + 1 + 16;
+
+/// A connection, whatever is on it.
+trait Line: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Line for T {}
+
+/// A gateway with a channel, and how it is spoken to.
+struct Site {
+    installation: Installation,
+    channel: Manifest,
+    tls: Option<(TlsClient, TlsFolder)>,
+}
 
 /// What all subscribers have received together.
 #[derive(Debug, Default)]
@@ -21,8 +38,89 @@ struct Tally {
     open: AtomicU64,
 }
 
+// === impl Site ===
+
+impl Site {
+    async fn plain() -> Self {
+        Self::of(Settings::default(), None).await
+    }
+
+    async fn sealed() -> Self {
+        let authority = KubeAuthority::new().expect("an authority");
+        let (folder, client) = (TlsFolder::of(&authority), TlsClient::trusting(&authority));
+        Self::of(Settings::default().tls(&folder, client.clone()), Some((client, folder))).await
+    }
+
+    async fn of(settings: Settings, tls: Option<(TlsClient, TlsFolder)>) -> Self {
+        let installation = settings.start().await;
+        let channel = installation.channel(Manifest::public("orders")).await;
+        Self { installation, channel, tls }
+    }
+
+    async fn request(&self) -> Box<dyn Line> {
+        let socket = TcpStream::connect(self.installation.gateways[0].address()).await.expect("the gateway listens");
+        let mut socket: Box<dyn Line> = match &self.tls {
+            None => Box::new(socket),
+            Some((client, _)) => Box::new(client.connect(socket, "http/1.1").await.expect("a session")),
+        };
+        let head = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", self.channel.path());
+        socket.write_all(head.as_bytes()).await.expect("sent");
+        socket
+    }
+
+    async fn crowd(&self, tally: &Arc<Tally>) -> JoinSet<()> {
+        let mut streams = JoinSet::new();
+        for _ in 0..SUBSCRIBERS {
+            streams.spawn(subscribe(self.request().await, tally.clone()));
+        }
+        reaches("the streams are open", &tally.open, SUBSCRIBERS).await;
+        streams
+    }
+
+    /// Delivers everything to everybody. A delivery is one write, of the frame and `around` bytes.
+    async fn deliver(&self, around: u64) {
+        let tally = Arc::new(Tally::default());
+        let _streams = self.crowd(&tally).await;
+        let publisher = self.installation.publisher(&self.channel).await;
+        let process = self.installation.gateways[0].process();
+        let before = process.written();
+        for n in 1..=PUBLICATIONS {
+            publisher.publish("a", format!("{n:0100}")).await;
+            reaches("everybody has received it", &tally.events, n * SUBSCRIBERS).await;
+        }
+        let (calls, bytes) = process.written().since(before);
+        let deliveries = PUBLICATIONS * SUBSCRIBERS;
+        eprintln!("{calls} writes for {deliveries} deliveries");
+        // Beside the events: waking workers, questions to NATS, log lines. They do not grow with the subscribers.
+        let others = 40 * PUBLICATIONS;
+        assert!(calls >= deliveries, "{calls} writes were counted: not by the calls that this test knows of");
+        assert!(calls <= deliveries + others, "{calls} writes for {deliveries} deliveries");
+        let received = tally.bytes.load(Relaxed);
+        let sent = received + around * deliveries;
+        assert!(bytes >= sent && bytes <= sent + 200 * others, "{bytes} bytes for {received} received");
+        assert!(received <= deliveries * 160, "{} bytes for an event of 100", received / deliveries);
+    }
+
+    /// Opens streams one after the other. Returns how many writes each took, in the middle of them all: now and then a worker is
+    /// woken by a write as well.
+    async fn connect(&self) -> u64 {
+        let tally = Arc::new(Tally::default());
+        let process = self.installation.gateways[0].process();
+        let (mut streams, mut writes) = (JoinSet::new(), Vec::new());
+        for n in 1..=SUBSCRIBERS {
+            let before = process.written();
+            streams.spawn(subscribe(self.request().await, tally.clone()));
+            reaches("the stream is open", &tally.open, n).await;
+            writes.push(process.written().since(before).0);
+        }
+        writes.sort_unstable();
+        eprintln!("{} writes for {SUBSCRIBERS} connects: {writes:?}", writes.iter().sum::<u64>());
+        writes[writes.len() / 2]
+    }
+}
+
 /// Reads one stream for as long as it lasts. Its events are few and small, and come one at a time: none is split.
-async fn subscribe(mut socket: TcpStream, tally: Arc<Tally>) {
+async fn subscribe(mut socket: Box<dyn Line>, tally: Arc<Tally>) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(read) = socket.read(&mut buffer).await {
         let text = String::from_utf8_lossy(&buffer[..read]);
@@ -48,31 +146,21 @@ async fn reaches(what: &str, count: &AtomicU64, wanted: u64) {
 
 #[tokio::test]
 async fn an_event_leaves_in_one_write_and_nothing_but_its_frame() {
-    let site = Installation::start().await;
-    let channel = site.channel(Manifest::public("orders")).await;
-    let gateway = &site.gateways[0];
-    let tally = Arc::new(Tally::default());
-    let mut streams = JoinSet::new();
-    for _ in 0..SUBSCRIBERS {
-        let mut socket = TcpStream::connect(gateway.address()).await.expect("the gateway listens");
-        let head = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", channel.path());
-        socket.write_all(head.as_bytes()).await.expect("sent");
-        streams.spawn(subscribe(socket, tally.clone()));
-    }
-    reaches("the streams are open", &tally.open, SUBSCRIBERS).await;
-    let publisher = site.publisher(&channel).await;
-    let before = gateway.process().written();
-    for n in 1..=PUBLICATIONS {
-        publisher.publish("a", format!("{n:0100}")).await;
-        reaches("everybody has received it", &tally.events, n * SUBSCRIBERS).await;
-    }
-    let (calls, bytes) = gateway.process().written().since(before);
-    let deliveries = PUBLICATIONS * SUBSCRIBERS;
-    // Beside the events: waking workers, questions to NATS, log lines. They do not grow with the subscribers.
-    let others = 40 * PUBLICATIONS;
-    assert!(calls >= deliveries, "{calls} writes were counted: not by the calls that this test knows of");
-    assert!(calls <= deliveries + others, "{calls} writes for {deliveries} deliveries");
-    let received = tally.bytes.load(Relaxed);
-    assert!(bytes >= received && bytes <= received + 200 * others, "{bytes} bytes for {received} received");
-    assert!(received <= deliveries * 160, "{} bytes for an event of 100", received / deliveries);
+    Site::plain().await.deliver(0).await;
+}
+
+#[tokio::test]
+async fn an_event_leaves_over_tls_in_one_write_and_one_record() {
+    Site::sealed().await.deliver(RECORD).await;
+}
+
+#[tokio::test]
+async fn a_connect_takes_one_write() {
+    assert_eq!(Site::plain().await.connect().await, 1);
+}
+
+#[tokio::test]
+async fn a_connect_over_tls_takes_three_writes() {
+    // The server's flight, the tickets to resume with, and the head.
+    assert_eq!(Site::sealed().await.connect().await, 3);
 }
