@@ -34,15 +34,17 @@ impl KubeRelease {
     pub async fn install(cluster: &KubeCluster, prefix: &str) -> Result<KubeRelease> {
         let namespace = cluster.namespace(prefix).await?;
         let kubectl = cluster.kubectl();
-        let definition = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
-        kubectl.run_with(&definition, &definition::crd_yaml()).await?;
+        // Several tests install at once. On the server's side, whoever comes second changes what the first has created; a plain
+        // `apply` looks, creates, and fails if somebody else was quicker.
+        let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+        kubectl.run_with(&apply, &definition::crd_yaml()).await?;
         kubectl.run(&["wait", "--for=condition=Established", "--timeout=60s", "crd/channels.tidings.dev"]).await?;
-        kubectl.run_with(&["apply", "-f", "-"], PEOPLE).await?;
+        kubectl.run_with(&apply, PEOPLE).await?;
         let remove_with = cluster.is_given().then(|| kubectl.clone());
         let release = KubeRelease { cluster: cluster.clone(), namespace, remove_with };
         // The only place where the manifest's namespace stands for another one.
         let rights = RIGHTS.replace("tidings-system", release.namespace());
-        kubectl.run_with(&["apply", "-f", "-"], &rights).await?;
+        kubectl.run_with(&apply, &rights).await?;
         Ok(release)
     }
 
