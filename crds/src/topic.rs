@@ -177,6 +177,12 @@ impl TopicSet {
 
     /// The union of all pairwise intersections: what is both asked for and granted.
     pub fn intersect(&self, other: &Self) -> Option<Self> {
+        // Most ask for everything, or may have everything.
+        match (self.is_all(), other.is_all()) {
+            (true, _) => return Some(other.clone()),
+            (_, true) => return Some(self.clone()),
+            (false, false) => {}
+        }
         let both = Self::new(self.0.iter().flat_map(|a| other.0.iter().filter_map(|b| a.intersect(b))))?;
         // Subscribers are many: one that may have all it asks for keeps no second copy.
         Some([other, self].into_iter().find(|one| **one == both).cloned().unwrap_or(both))

@@ -6,17 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::connection::{Departure, Protocol, Served};
+use crate::listener::Listener;
 use crate::metrics::Metrics;
 use crate::room::Room;
 use crate::shards::Shards;
 use crate::socket::Socket;
+use crate::tcp::Tcp;
 use crate::tls::Tls;
 
 /// One port and everything that serves it.
@@ -24,7 +25,7 @@ pub struct Port {
     /// `public` or `admin`, for the log.
     pub name: &'static str,
     /// The listening socket.
-    pub listener: TcpListener,
+    pub listener: Listener,
     /// How connections are served.
     pub protocol: Protocol,
     /// What stands in front of the protocol.
@@ -59,13 +60,14 @@ impl Port {
             let Some(place) = close.run_until_cancelled(port.place()).await.flatten() else { break };
             match close.run_until_cancelled(port.listener.accept()).await {
                 None => break,
-                Some(Ok((stream, peer))) => {
+                Some(Ok((tcp, peer))) => {
                     pause = PAUSE.0;
                     let (port, departure, cut) = (port.clone(), departure.clone(), cut.clone());
                     connections.spawn(async move {
                         // Not `run_until_cancelled`: it would hold the future twice, 2 kB more for each connection.
                         tokio::select! {
-                            () = port.connection(stream, peer, departure, place) => {}
+                            biased;
+                            () = port.connection(tcp, peer, departure, place) => {}
                             () = cut.cancelled() => {}
                         }
                     });
@@ -96,17 +98,17 @@ impl Port {
         self.room.enter().await
     }
 
-    async fn connection(&self, stream: TcpStream, peer: SocketAddr, departure: Departure, place: OwnedSemaphorePermit) {
+    async fn connection(&self, tcp: Tcp, peer: SocketAddr, departure: Departure, place: OwnedSemaphorePermit) {
         let open = self.metrics.clone().map(Open::new);
         let router = self.router.clone();
         let served = match &self.tls {
             None => {
-                let served = self.protocol.serve_tcp(stream, peer, router, departure).await;
+                let served = self.protocol.serve_tcp(tcp, peer, router, departure).await;
                 served.map(|served| served.map(Socket::plain))
             }
             // On the heap, or connections without TLS would have room for it as well.
             Some(tls) => {
-                let served = Box::pin(self.protocol.serve_tls(stream, tls, peer, router, departure)).await;
+                let served = Box::pin(self.protocol.serve_tls(tcp, tls, peer, router, departure)).await;
                 served.map(|served| served.map(Socket::sealed))
             }
         };

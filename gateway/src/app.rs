@@ -101,7 +101,7 @@ impl App {
     /// Answers one request, to the channel `namespace/name` or to no channel.
     async fn answer(&self, key: Option<String>, request: Request<Body>, peer: SocketAddr) -> Reply {
         let started = Instant::now();
-        let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
+        let (http::request::Parts { method, uri, headers, mut extensions, .. }, body) = request.into_parts();
         let (operation, mut reply) = if uri.path_and_query().is_some_and(|text| text.as_str().len() > MAX_URI_BYTES) {
             let problem =
                 Problem::new(ProblemKind::UriTooLong, "an address has at most 8 KiB: use wildcards in topics");
@@ -109,9 +109,9 @@ impl App {
         } else if let Some(key) = key {
             let served = self.routes.get(&key);
             let client = Client::of(peer.ip(), &headers, &self.limits.trusted_proxies, self.limits.forwarded_header);
-            let offer = request.extensions().get::<Offer>().cloned();
+            let offer = extensions.remove::<Offer>();
             let call = Call { key: &key, uri: &uri, headers: &headers, served, started, client, offer };
-            let (operation, answer) = self.channel(&call, request).await;
+            let (operation, answer) = self.channel(&method, &call, body).await;
             let origins = self.routes.origins();
             let (readers, mut reply) = match &answer.granted_by {
                 Some(served) => (Readers::Channel(&served.route.cors), answer.reply),
@@ -131,11 +131,11 @@ impl App {
         reply
     }
 
-    async fn channel(&self, call: &Call<'_>, request: Request<Body>) -> (Operation, Answer) {
-        match *request.method() {
+    async fn channel(&self, method: &Method, call: &Call<'_>, body: Body) -> (Operation, Answer) {
+        match *method {
             Method::GET => (Operation::Subscribe, self.subscribe(call, false).await),
             Method::HEAD => (Operation::Head, self.subscribe(call, true).await),
-            Method::POST => (Operation::Publish, self.publish(call, request).await),
+            Method::POST => (Operation::Publish, self.publish(call, body).await),
             Method::OPTIONS => {
                 let reply = cors::options(self.strangers(&self.routes.origins()), call.headers);
                 (Operation::Options, Answer::refused(reply))
@@ -252,18 +252,18 @@ impl App {
         retry::later(call.headers, retry::jittered(base, &mut rand::rng()), why, close)
     }
 
-    async fn publish(&self, call: &Call<'_>, request: Request<Body>) -> Answer {
+    async fn publish(&self, call: &Call<'_>, body: Body) -> Answer {
         match self.entitled_to_publish(call).await {
             Ok(entitled) => {
                 let served = entitled.served.clone();
-                Answer::granted(served, self.post(call, entitled, request).await)
+                Answer::granted(served, self.post(call, entitled, body).await)
             }
             Err(problem) => Answer::refused(problem),
         }
     }
 
     /// Publishes, and waits for the acknowledgement.
-    async fn post(&self, call: &Call<'_>, entitled: Publishing, request: Request<Body>) -> Result<Reply, Problem> {
+    async fn post(&self, call: &Call<'_>, entitled: Publishing, body: Body) -> Result<Reply, Problem> {
         let Publishing { posted, caller, served } = entitled;
         let counts = served.metrics(&self.metrics);
         let count = |outcome: PostOutcome| {
@@ -280,8 +280,8 @@ impl App {
         };
         self.count_post(&served, client).map_err(limited)?;
         let limit = self.limits.publish_bytes.min(served.route.events.max_event_bytes);
-        let data =
-            publish::data(request, limit, self.limits.body_timeout).await.map_err(count(PostOutcome::Invalid))?;
+        let data = publish::data(call.headers, body, limit, self.limits.body_timeout).await;
+        let data = data.map_err(count(PostOutcome::Invalid))?;
         self.count_bytes(&served, client, data.len() as u64).map_err(limited)?;
         let started = Instant::now();
         match self.hub.publish(&served.route, posted.with(data)).await {

@@ -32,6 +32,7 @@ use crate::config::ConnectionLimits;
 use crate::credit::Credit;
 use crate::handover::{Handed, Offer};
 use crate::metrics::{ConnectionFault, Handshake};
+use crate::tcp::Tcp;
 use crate::tls::Tls;
 
 /// How connections are served; one for all connections of a port.
@@ -70,9 +71,6 @@ pub enum Version {
 /// What every HTTP/2 connection begins with (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How often to look again at a preface that came in pieces: rare, and nothing tells of more bytes that are only peeked at.
-const GLANCE: Duration = Duration::from_millis(10);
-
 /// When a port's connections are to end.
 #[derive(Clone, Debug, Default)]
 pub struct Departure {
@@ -105,6 +103,9 @@ impl Protocol {
             .timer(TokioTimer::new())
             // hyper starts this clock when the previous response has ended, so it is the idle timeout as well.
             .header_read_timeout(limits.idle_timeout)
+            // Whoever has asked and says no more still gets an answer. And nobody looks whether there is more to read, while
+            // the answer is made: the socket may be given away with it.
+            .half_close(true)
             .max_buf_size(limits.header_bytes as usize);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
@@ -127,21 +128,21 @@ impl Protocol {
     /// Serves a TCP connection to its end, with what it begins to speak.
     pub async fn serve_tcp(
         &self,
-        stream: TcpStream,
+        mut tcp: Tcp,
         peer: SocketAddr,
         router: Router,
         departure: Departure,
-    ) -> Result<Served<TcpStream>, ConnectionFault> {
+    ) -> Result<Served<Tcp>, ConnectionFault> {
         let deadline = Instant::now() + self.header_timeout;
         let version = tokio::select! {
             // Of what is there, the request counts first: in a storm it is we who are late.
             biased;
-            version = version(&stream) => version,
+            version = version(&mut tcp) => version,
             () = tokio::time::sleep_until(deadline) => return Err(ConnectionFault::HeaderTimeout),
             () = departure.close.cancelled() => return Ok(Served::Closed),
         };
         match version {
-            Ok(Some(version)) => self.serve(stream, version, deadline, peer, router, departure).await,
+            Ok(Some(version)) => self.serve(tcp, version, deadline, peer, router, departure).await,
             Ok(None) => Ok(Served::Closed),
             Err(error) => io_fault(&error).map(|()| Served::Closed),
         }
@@ -150,13 +151,14 @@ impl Protocol {
     /// Serves a TCP connection to its end, with what is agreed on in the TLS handshake (RFC 7301).
     pub async fn serve_tls(
         &self,
-        stream: TcpStream,
+        tcp: Tcp,
         tls: &Tls,
         peer: SocketAddr,
         router: Router,
         departure: Departure,
     ) -> Result<Served<TlsStream<TcpStream>>, ConnectionFault> {
         let deadline = Instant::now() + self.header_timeout;
+        let stream = tcp.into_stream().map_err(|_| ConnectionFault::Io)?;
         let stream = tokio::select! {
             shaken = tls.accept(stream, deadline) => match shaken {
                 Ok(stream) => stream,
@@ -294,22 +296,19 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     }
 }
 
-/// What the client begins with; `None` if it leaves without a word. The bytes stay where they are: a protocol that is
-/// given them a second time would need a buffer of twice the size, on every connection.
-async fn version(stream: &TcpStream) -> io::Result<Option<Version>> {
-    let mut begin = [0; PREFACE.len()];
+/// What the client begins with; `None` if it leaves without a word. The bytes stay to be read.
+async fn version(tcp: &mut Tcp) -> io::Result<Option<Version>> {
     loop {
-        let begin = match stream.peek(&mut begin).await? {
-            0 => return Ok(None),
-            length => begin.get(..length).unwrap_or_default(),
-        };
-        if begin == PREFACE {
+        let begun = tcp.begun();
+        if begun.starts_with(PREFACE) {
             return Ok(Some(Version::Two));
         }
-        if !PREFACE.starts_with(begin) {
+        if !PREFACE.starts_with(begun) {
             return Ok(Some(Version::One));
         }
-        tokio::time::sleep(GLANCE).await;
+        if !tcp.hear().await? {
+            return Ok(None);
+        }
     }
 }
 

@@ -74,7 +74,7 @@ impl App {
         // What was decided before the token was checked may have changed meanwhile.
         let served = self.routes.get(call.key).ok_or_else(Problem::not_granted)?;
         let nothing = || not_granted(caller.as_ref(), Action::Subscribe);
-        let granted = access::granted(&served.route, Action::Subscribe, caller.as_ref()).ok_or_else(nothing)?;
+        let granted = served.granted_to_subscribe(caller.as_ref()).ok_or_else(nothing)?;
         let topics = granted.intersect(&asked.topics).ok_or_else(nothing)?;
         Ok(Subscription { asked, granted, topics, caller, revision, served })
     }

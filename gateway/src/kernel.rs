@@ -14,11 +14,11 @@ use std::task::Waker;
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::channel::{Behind, LiveChannel};
+use crate::descriptor;
 use crate::inbox::{Held, Inbox};
 use crate::outside::{Heard, Outside, RollId, Ticket, Wrote};
 use crate::shard::Shard;
@@ -41,7 +41,7 @@ pub const EVENTS: usize = 256;
 impl Kernel {
     /// For the shard with this inbox.
     pub fn new(inbox: Arc<Inbox>) -> io::Result<Self> {
-        Ok(Self { epoll: nested(epoll::create(CreateFlags::CLOEXEC)?)?, inbox })
+        Ok(Self { epoll: descriptor::readable(epoll::create(CreateFlags::CLOEXEC)?)?, inbox })
     }
 
     /// What comes for the shard.
@@ -87,14 +87,6 @@ pub fn tell(shard: &mut Shard<Kernel>, (ticket, flags): Happened) {
     } else if flags.contains(EventFlags::OUT) {
         shard.writable(ticket);
     }
-}
-
-/// Has the runtime tell when an epoll has something to tell.
-#[expect(unsafe_code, reason = "tokio has no safe way to register a descriptor that is no socket")]
-fn nested(epoll: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an OwnedFd is open and the same descriptor for as long as it exists. The AsyncFd owns it, and nothing here
-    // takes it out or puts another in: it is only ever borrowed, by `get_ref`.
-    Ok(unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) }?)
 }
 
 impl Outside for Kernel {

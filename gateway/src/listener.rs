@@ -2,12 +2,21 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with, getsockname};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use tokio::net::TcpListener;
+use tokio::io::unix::AsyncFd;
 
 use crate::config::Listen;
+use crate::descriptor;
+use crate::tcp::Tcp;
+
+/// A listening socket. The connections that it accepts are not the runtime's yet.
+#[derive(Debug)]
+pub struct Listener(AsyncFd<OwnedFd>);
 
 /// Unsent bytes that the kernel holds for one connection. Its own choice grows to 4 MiB, in which a stopped reader hides
 /// for minutes; the kernel doubles this number for its bookkeeping.
@@ -24,9 +33,36 @@ pub struct ListenFailed {
     source: io::Error,
 }
 
+// === impl Listener ===
+
+impl Listener {
+    /// Waits for the next connection. Cancel safe: none is lost.
+    pub async fn accept(&self) -> io::Result<(Tcp, SocketAddr)> {
+        // In a storm there is always another one: others have a turn as well.
+        tokio::task::coop::consume_budget().await;
+        loop {
+            let mut ready = self.0.readable().await?;
+            match acceptfrom_with(self.0.get_ref(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok((socket, peer)) => return Ok((Tcp::new(socket), known(peer)?)),
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        known(Some(getsockname(self.0.get_ref())?))
+    }
+}
+
+fn known(address: Option<SocketAddrAny>) -> io::Result<SocketAddr> {
+    address.and_then(|address| address.try_into().ok()).ok_or(io::ErrorKind::InvalidData.into())
+}
+
 /// Listens; of several candidates on the first that this machine has. A peer that acknowledges nothing for as long as
 /// `silence` is gone.
-pub fn listen(on: Listen, silence: Duration) -> Result<TcpListener, ListenFailed> {
+pub fn listen(on: Listen, silence: Duration) -> Result<Listener, ListenFailed> {
     let mut failed = None;
     for address in on.candidates() {
         match bind(address, silence) {
@@ -44,7 +80,7 @@ pub fn listen(on: Listen, silence: Duration) -> Result<TcpListener, ListenFailed
     Err(failed.expect("an address has at least one candidate"))
 }
 
-fn bind(address: SocketAddr, silence: Duration) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, silence: Duration) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
@@ -58,7 +94,7 @@ fn bind(address: SocketAddr, silence: Duration) -> io::Result<TcpListener> {
     socket.set_tcp_user_timeout(Some(silence))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(Listener(descriptor::readable(socket.into())?))
 }
 
 /// For connections that have nothing to send: three probes in the second half of the time.
@@ -80,6 +116,7 @@ mod tests {
         let listener = listen("127.0.0.1:0".parse().unwrap(), SILENCE).unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
+        let accepted = accepted.into_fd().unwrap();
         let socket = SockRef::from(&accepted);
         assert!(socket.tcp_nodelay().unwrap());
         assert!(socket.keepalive().unwrap());

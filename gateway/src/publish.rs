@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderName, Request, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
@@ -150,17 +150,17 @@ fn idempotency_key(text: &str) -> Result<String, Problem> {
 }
 
 /// Reads the data, no more than `limit` bytes of it and no longer than `deadline`.
-pub async fn data<B>(request: Request<B>, limit: u64, deadline: Duration) -> Result<Bytes, Problem>
+pub async fn data<B>(headers: &HeaderMap, body: B, limit: u64, deadline: Duration) -> Result<Bytes, Problem>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     // Refused before `100 Continue` where the length is announced.
-    let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|bytes| bytes > limit) {
         return Err(too_large(limit));
     }
-    let body = Limited::new(request.into_body(), usize::try_from(limit).unwrap_or(usize::MAX));
+    let body = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
     match tokio::time::timeout(deadline, body.collect()).await {
         Ok(Ok(data)) => Ok(data.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limit)),
@@ -283,13 +283,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_is_read_to_its_limit_and_no_further() {
-        let body = |bytes: &'static str| Request::new(Full::<Bytes>::from(bytes));
-        let read = |request, limit| data(request, limit, Duration::from_secs(5));
-        assert_eq!(read(body("12345"), 5).await, Ok(Bytes::from("12345")));
-        assert_eq!(read(body("123456"), 5).await.unwrap_err().status(), StatusCode::PAYLOAD_TOO_LARGE);
-        let mut announced = body("");
-        announced.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("6"));
-        assert_eq!(read(announced, 5).await.unwrap_err().status(), StatusCode::PAYLOAD_TOO_LARGE);
+        let read = async |headers: &HeaderMap, bytes: &'static str| {
+            data(headers, Full::<Bytes>::from(bytes), 5, Duration::from_secs(5)).await
+        };
+        let mut headers = HeaderMap::new();
+        assert_eq!(read(&headers, "12345").await, Ok(Bytes::from("12345")));
+        assert_eq!(read(&headers, "123456").await.unwrap_err().status(), StatusCode::PAYLOAD_TOO_LARGE);
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("6"));
+        assert_eq!(read(&headers, "").await.unwrap_err().status(), StatusCode::PAYLOAD_TOO_LARGE);
     }
 
     #[tokio::test]

@@ -11,12 +11,16 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tidings_crds::route::Route;
+use tidings_crds::topic::TopicSet;
 use tokio::task::JoinError;
 use tracing::{info, warn};
 
+use crate::access;
 use crate::cors::Origins;
+use crate::grant::Action;
 use crate::limit::Usage;
 use crate::metrics::{ChannelMetrics, Metrics, RouteChange};
+use crate::principal::Caller;
 use crate::route_table::{Change, Fault, RouteTable, Seen};
 
 /// The Routes in force, by `namespace/name`.
@@ -37,6 +41,7 @@ pub struct Served {
     pub usage: Arc<Usage>,
     digest: OnceLock<String>,
     metrics: OnceLock<Arc<ChannelMetrics>>,
+    everybody: OnceLock<Option<TopicSet>>,
 }
 
 /// Puts into force what a source of Routes has seen.
@@ -94,8 +99,13 @@ impl Routes {
                 let before = table.remove(key);
                 if let Some(route) = route {
                     let usage = before.map(|served| served.usage.clone()).unwrap_or_default();
-                    let (digest, metrics) = (OnceLock::new(), OnceLock::new());
-                    let served = Served { route: route.clone(), usage, digest, metrics };
+                    let served = Served {
+                        route: route.clone(),
+                        usage,
+                        digest: OnceLock::new(),
+                        metrics: OnceLock::new(),
+                        everybody: OnceLock::new(),
+                    };
                     table.insert(key.clone(), Arc::new(served));
                 }
             }
@@ -112,6 +122,15 @@ impl Served {
     /// [`Route::digest`], computed once: every beat repeats it.
     pub fn digest(&self) -> &str {
         self.digest.get_or_init(|| self.route.digest())
+    }
+
+    /// The topics that a subscriber may have: [`access::granted`], computed once if that is everybody's.
+    pub fn granted_to_subscribe(&self, caller: Option<&Caller>) -> Option<TopicSet> {
+        let granted = || access::granted(&self.route, Action::Subscribe, caller);
+        if access::is_public(&self.route, Action::Subscribe) {
+            return self.everybody.get_or_init(granted).clone();
+        }
+        granted()
     }
 
     /// The counts of the channel, looked up with its first use: idle channels get no series.

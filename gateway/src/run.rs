@@ -21,7 +21,7 @@ use crate::connection::{Departure, Protocol};
 use crate::core_tasks::CoreTasks;
 use crate::drain::{Drain, DrainTimes, Phase};
 use crate::hub::{Hub, HubSettings};
-use crate::listener::{ListenFailed, listen};
+use crate::listener::{ListenFailed, Listener, listen};
 use crate::metrics::Metrics;
 use crate::pulse::Pulse;
 use crate::quota::Limit;
@@ -111,8 +111,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     ] {
         metrics.limit(limit, most);
     }
-    let address =
-        |listener: &tokio::net::TcpListener| listener.local_addr().map(|at| at.to_string()).unwrap_or_default();
+    let address = |listener: &Listener| listener.local_addr().map(|at| at.to_string()).unwrap_or_default();
     info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = address(&public),

@@ -3,13 +3,14 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::Shutdown;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg};
 use rustls::ServerConnection;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use crate::outside::{Heard, Wrote};
 use crate::session::Session;
+use crate::tcp::Tcp;
 
 /// A connection that is ours alone.
 #[derive(Debug)]
@@ -22,19 +23,22 @@ pub struct Socket {
 /// A descriptor that is read from and written to.
 struct Io<'f>(&'f OwnedFd);
 
+/// At once, and without a signal should the peer be gone.
+const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+
 // === impl Socket ===
 
 impl Socket {
     /// Takes a connection from the runtime.
-    pub fn plain(stream: TcpStream) -> io::Result<Self> {
-        Ok(Self { fd: stream.into_std()?.into(), session: None })
+    pub fn plain(tcp: Tcp) -> io::Result<Self> {
+        Ok(Self { fd: tcp.into_fd()?, session: None })
     }
 
     /// Takes a connection with its session from the runtime, unless the peer has taken leave already.
     pub fn sealed(stream: TlsStream<TcpStream>) -> io::Result<Self> {
         let (stream, tls): (TcpStream, ServerConnection) = stream.into_inner();
         let session = Session::new(tls).ok_or(ErrorKind::ConnectionAborted)?;
-        Ok(Self { session: Some(Box::new(session)), ..Self::plain(stream)? })
+        Ok(Self { fd: stream.into_std()?.into(), session: Some(Box::new(session)) })
     }
 
     /// Whether it is to be told of what comes, while it is written to.
@@ -98,21 +102,21 @@ impl AsFd for Socket {
 
 impl Read for Io<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::io::read(self.0, buffer)?)
+        Ok(recv(self.0, buffer, RecvFlags::DONTWAIT)?.0)
     }
 }
 
-/// With write(2) and writev(2), which the kernel counts for each process; the signal they may raise is ignored in Rust
-/// programs.
+/// With send(2) and sendmsg(2): write(2) looks at the file around the socket first, at lines of memory that nobody else has
+/// looked at since the last event, and costs a tenth more.
 impl Write for Io<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::io::write(self.0, bytes)?)
+        Ok(send(self.0, bytes, SEND)?)
     }
 
     fn write_vectored(&mut self, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
         match pieces {
             [piece] => self.write(piece),
-            _ => Ok(rustix::io::writev(self.0, pieces)?),
+            _ => Ok(sendmsg(self.0, pieces, &mut SendAncillaryBuffer::default(), SEND)?),
         }
     }
 

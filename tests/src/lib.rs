@@ -63,6 +63,7 @@ pub mod raw;
 pub mod ready_history;
 pub mod reaper;
 pub mod seed;
+pub mod segments;
 pub mod sse;
 pub mod tls;
 pub mod token;

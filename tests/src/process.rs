@@ -39,13 +39,6 @@ pub struct Process {
     output: NamedTempFile,
 }
 
-/// What a process has written up to some moment.
-#[derive(Clone, Copy, Debug)]
-pub struct Written {
-    calls: u64,
-    bytes: u64,
-}
-
 // === impl Program ===
 
 impl Program {
@@ -208,19 +201,6 @@ impl Process {
         std::fs::read_dir(format!("/proc/{}/fd", self.id())).map(Iterator::count).unwrap_or_default()
     }
 
-    /// What it has written by write(2) and writev(2): calls and bytes.
-    ///
-    /// # Panics
-    /// When it is gone.
-    pub fn written(&self) -> Written {
-        let text = std::fs::read_to_string(format!("/proc/{}/io", self.id())).expect("the process runs");
-        let field = |name: &str| {
-            let value = text.lines().find_map(|line| line.strip_prefix(name)).expect("Linux counts it");
-            value.trim().parse().expect("a number")
-        };
-        Written { calls: field("syscw:"), bytes: field("wchar:") }
-    }
-
     fn is_stopped(&self) -> bool {
         self.stat_field::<String>("stat", 2) == "T"
     }
@@ -252,15 +232,6 @@ impl Drop for Process {
             let how = ended.map_or_else(|| "still running".to_owned(), |status| status.to_string());
             eprintln!("--- {} (pid {}, {how}) printed:\n{}\n---", self.name, self.id(), tail(&self.output()));
         }
-    }
-}
-
-// === impl Written ===
-
-impl Written {
-    /// Calls and bytes since an earlier moment.
-    pub fn since(self, before: Self) -> (u64, u64) {
-        (self.calls - before.calls, self.bytes - before.bytes)
     }
 }
 

@@ -1,11 +1,13 @@
-//! What a delivery and a connect cost, in numbers that do not depend on how busy the machine is: system calls and bytes.
+//! What a delivery and a connect cost, in numbers that do not depend on how busy the machine is: writes and bytes.
 
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 use tidings_tests::installation::{Installation, Settings};
 use tidings_tests::kube_authority::KubeAuthority;
 use tidings_tests::manifest::Manifest;
+use tidings_tests::segments::Received;
 use tidings_tests::tls::{TlsClient, TlsFolder};
 use tidings_tests::wait::{PATIENCE, eventually};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -14,6 +16,9 @@ use tokio::task::JoinSet;
 
 const SUBSCRIBERS: u64 = 200;
 const PUBLICATIONS: u64 = 50;
+
+/// The longest silence that a channel may have, in seconds: no heartbeat comes between.
+const QUIET: u32 = 60;
 
 /// What TLS 1.3 adds to a record (RFC 8446, section 5.2): header, type and tag.
 const RECORD: u64 = 5 + 1 + 16;
@@ -28,6 +33,8 @@ struct Site {
     installation: Installation,
     channel: Manifest,
     tls: Option<(TlsClient, TlsFolder)>,
+    /// The sockets of all connections, beside whoever reads them.
+    sockets: Mutex<Vec<OwnedFd>>,
 }
 
 /// What all subscribers have received together.
@@ -53,12 +60,13 @@ impl Site {
 
     async fn of(settings: Settings, tls: Option<(TlsClient, TlsFolder)>) -> Self {
         let installation = settings.start().await;
-        let channel = installation.channel(Manifest::public("orders")).await;
-        Self { installation, channel, tls }
+        let channel = installation.channel(Manifest::public("orders").with("events/heartbeatSeconds", QUIET)).await;
+        Self { installation, channel, tls, sockets: Mutex::default() }
     }
 
     async fn request(&self) -> Box<dyn Line> {
         let socket = TcpStream::connect(self.installation.gateways[0].address()).await.expect("the gateway listens");
+        self.sockets.lock().unwrap().push(socket.as_fd().try_clone_to_owned().expect("a second descriptor"));
         let mut socket: Box<dyn Line> = match &self.tls {
             None => Box::new(socket),
             Some((client, _)) => Box::new(client.connect(socket, "http/1.1").await.expect("a session")),
@@ -77,45 +85,39 @@ impl Site {
         streams
     }
 
+    fn received(&self) -> Vec<Received> {
+        self.sockets.lock().unwrap().iter().map(|socket| Received::on(socket).expect("it is open")).collect()
+    }
+
     /// Delivers everything to everybody. A delivery is one write, of the frame and `around` bytes.
     async fn deliver(&self, around: u64) {
         let tally = Arc::new(Tally::default());
         let _streams = self.crowd(&tally).await;
         let publisher = self.installation.publisher(&self.channel).await;
-        let process = self.installation.gateways[0].process();
-        let before = process.written();
+        let (before, read) = (self.received(), tally.bytes.load(Relaxed));
         for n in 1..=PUBLICATIONS {
             publisher.publish("a", format!("{n:0100}")).await;
             reaches("everybody has received it", &tally.events, n * SUBSCRIBERS).await;
         }
-        let (calls, bytes) = process.written().since(before);
+        let received: Received = self.received().iter().zip(&before).map(|(now, before)| now.since(*before)).sum();
+        let read = tally.bytes.load(Relaxed) - read;
         let deliveries = PUBLICATIONS * SUBSCRIBERS;
-        eprintln!("{calls} writes for {deliveries} deliveries");
-        // Beside the events: waking workers, questions to NATS, log lines. They do not grow with the subscribers.
-        let others = 40 * PUBLICATIONS;
-        assert!(calls >= deliveries, "{calls} writes were counted: not by the calls that this test knows of");
-        assert!(calls <= deliveries + others, "{calls} writes for {deliveries} deliveries");
-        let received = tally.bytes.load(Relaxed);
-        let sent = received + around * deliveries;
-        assert!(bytes >= sent && bytes <= sent + 200 * others, "{bytes} bytes for {received} received");
-        assert!(received <= deliveries * 160, "{} bytes for an event of 100", received / deliveries);
+        eprintln!("{received:?} for {deliveries} deliveries");
+        assert_eq!((received.segments, received.bytes), (deliveries, read + around * deliveries));
+        assert!(read <= deliveries * 160, "{} bytes for an event of 100", read / deliveries);
     }
 
-    /// Opens streams one after the other. Returns how many writes each took, in the middle of them all: now and then a worker is
-    /// woken by a write as well.
+    /// Opens streams one after the other. Returns how many writes each took.
     async fn connect(&self) -> u64 {
         let tally = Arc::new(Tally::default());
-        let process = self.installation.gateways[0].process();
-        let (mut streams, mut writes) = (JoinSet::new(), Vec::new());
+        let mut streams = JoinSet::new();
         for n in 1..=SUBSCRIBERS {
-            let before = process.written();
             streams.spawn(subscribe(self.request().await, tally.clone()));
             reaches("the stream is open", &tally.open, n).await;
-            writes.push(process.written().since(before).0);
         }
-        writes.sort_unstable();
-        eprintln!("{} writes for {SUBSCRIBERS} connects: {writes:?}", writes.iter().sum::<u64>());
-        writes[writes.len() / 2]
+        let writes: Vec<u64> = self.received().iter().map(|received| received.segments).collect();
+        assert!(writes.iter().all(|one| *one == writes[0]), "{writes:?}");
+        writes[0]
     }
 }
 

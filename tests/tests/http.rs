@@ -319,6 +319,31 @@ async fn slow_and_broken_requests_are_cut_off_and_cost_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_request_may_come_in_pieces_and_whoever_asks_may_fall_silent() {
+    let site = Installation::start().await;
+    let channel = site.channel(Manifest::open("orders")).await;
+    let head = format!("POST {}?topic=a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1", channel.path());
+    let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+    // Both begin alike.
+    for (request, answer) in [(head.as_bytes(), &b"HTTP/1.1 201 "[..]), (&preface, &[0, 0])] {
+        for first in [1, 2, request.len() - 1, request.len()] {
+            let mut socket = TcpStream::connect(site.gateways[0].address()).await.expect("the gateway listens");
+            socket.write_all(&request[..first]).await.expect("sent");
+            // Time enough for the gateway to look at it.
+            assert_problem(&get(site.url(0, &Manifest::public("missing"), &[])).send().await, 401);
+            socket.write_all(&request[first..]).await.expect("sent");
+            if request == head.as_bytes() {
+                socket.shutdown().await.expect("the gateway still listens");
+            }
+            let mut read = vec![0; answer.len()];
+            within(PATIENCE, "an answer", socket.read_exact(&mut read)).await.expect("an answer");
+            assert_eq!(read, answer, "{first} bytes first");
+        }
+    }
+    assert_eq!(site.publisher(&channel).await.state().await.last_sequence, 4);
+}
+
+#[tokio::test]
 async fn a_full_public_port_leaves_the_admin_port_alone() {
     let site = Settings::default().gateway_arg("--max-connections=32").start().await;
     let channel = site.channel(Manifest::public("orders")).await;

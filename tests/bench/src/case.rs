@@ -374,7 +374,6 @@ fn figures(outcome: &Outcome) -> Figures {
         ("deliveries_per_s", outcome.deliveries as f64 / outcome.took.as_secs_f64()),
         ("cpu_us", micros(outcome.server_cpu)),
         ("load_cpu_us", micros(outcome.own_cpu)),
-        ("writes_per_delivery", outcome.writes as f64 / deliveries),
         ("lost", outcome.faults.lost as f64),
         ("repeated", outcome.faults.repeated as f64),
         ("reordered", outcome.faults.reordered as f64),

@@ -13,7 +13,7 @@ use crate::payload::Payload;
 use crate::place::{Ask, Place, Spread};
 use crate::poll::Poll;
 use crate::probe::Probes;
-use crate::process::{own_cpu, writes};
+use crate::process::own_cpu;
 use crate::publisher::Publisher;
 use crate::server::Server;
 
@@ -78,8 +78,6 @@ pub(crate) struct Outcome {
     pub(crate) took: Duration,
     pub(crate) server_cpu: Duration,
     pub(crate) own_cpu: Duration,
-    /// Writes of the server through write(2) and writev(2); what it sends by other calls is not among them.
-    pub(crate) writes: u64,
     pub(crate) latency: Latency,
     pub(crate) heads: Option<Latency>,
     pub(crate) faults: Faults,
@@ -241,12 +239,12 @@ impl<'s> Load<'s> {
     /// Publishes as planned, and waits for what comes of it.
     pub(crate) fn run(&mut self, plan: Plan) -> Result<Outcome> {
         self.seen.forget();
-        let (share, pid) = (plan.share as u64, self.server.pid());
+        let share = plan.share as u64;
         let probes = plan.probes.then(|| {
             let request = self.server.request(&Ask::from(plan.spread.place(0)));
             Probes::start(self.server.address, request)
         });
-        let (used, written, own, began) = (self.server.used()?, writes(pid)?, own_cpu()?, Instant::now());
+        let (used, own, began) = (self.server.used()?, own_cpu()?, Instant::now());
         let (mut published, mut next_turn) = (0, began);
         let mut progress = (0, began);
         while began.elapsed() < plan.lasts && published < plan.most {
@@ -293,7 +291,6 @@ impl<'s> Load<'s> {
             took,
             server_cpu: self.server.used()?.cpu.saturating_sub(used.cpu),
             own_cpu: own_cpu()?.saturating_sub(own),
-            writes: writes(pid)?.saturating_sub(written),
             latency: std::mem::replace(&mut self.seen.latency, Latency::new()),
             heads: probes.map(Probes::stop).transpose()?,
             faults: self.faults(),

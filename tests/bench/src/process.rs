@@ -45,11 +45,6 @@ pub(crate) fn forget_peak(pid: u32) -> Result<()> {
     family(pid).into_iter().try_for_each(|pid| Ok(fs::write(format!("/proc/{pid}/clear_refs"), "5")?))
 }
 
-/// Calls of write(2) and writev(2).
-pub(crate) fn writes(pid: u32) -> Result<u64> {
-    family(pid).into_iter().map(|pid| field(&format!("/proc/{pid}/io"), "syscw:")).sum()
-}
-
 /// A program on one core, that is asked to end when we do: killed, it could not end the children that it has.
 pub(crate) fn pinned(core: &str, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
