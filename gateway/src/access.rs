@@ -31,7 +31,7 @@ fn to_bearer(route: &Route, action: Action, grant: &RouteGrant, caller: &Caller)
     let principal = &caller.principal;
     let accepted =
         route.access.issuers.as_ref().is_none_or(|names| names.iter().any(|name| **name == *principal.issuer));
-    if !accepted || !caller.credential.suits(route) {
+    if !accepted || !caller.provenance.suits(route) {
         return None;
     }
     if *principal.issuer == *KUBERNETES {
@@ -58,10 +58,10 @@ fn direction(route: &Route, action: Action) -> &RouteGrant {
 pub(crate) mod tests {
     use super::*;
     use crate::claims::Claims;
-    use crate::credential::{Credential, Sender};
+    use crate::credential::{Provenance, Sender};
     use crate::principal::{Principal, Verdict};
     use crate::route_table::tests::document;
-    use crate::token::{Secret, Verified};
+    use crate::token::Verified;
     use proptest::prelude::*;
     use serde_json::{Value, json};
     use std::sync::Arc;
@@ -77,8 +77,8 @@ pub(crate) mod tests {
     pub(crate) fn caller(issuer: &str, claims: Value) -> Caller {
         let claims = Claims::new(claims.as_object().unwrap().clone());
         let principal = Principal::new(issuer.into(), Verified { claims, until: SystemTime::UNIX_EPOCH });
-        let credential = Credential { token: Secret::new("t"), source: TokenSource::Header, sender: Sender::Own };
-        Caller { principal: Arc::new(principal), credential, verdict: None }
+        let provenance = Provenance { source: TokenSource::Header, sender: Sender::Own };
+        Caller { principal: Arc::new(principal), provenance, verdict: None }
     }
 
     /// What a caller receives of what it asks for, as [`crate::app`] has it.

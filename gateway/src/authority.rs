@@ -129,13 +129,13 @@ impl Authority {
             (Some(issuer), _) => {
                 let principal = self.verify(unverified, issuer).await?;
                 let principal = Arc::new(not_denied(principal, &settings)?);
-                Ok(Caller { principal, credential, verdict: None })
+                Ok(Caller { principal, provenance: credential.provenance, verdict: None })
             }
             (None, Some(kubernetes)) => {
                 let until = review::plausible(&unverified, &kubernetes.audiences, SystemTime::now());
                 let until = until.map_err(Unknown::Token)?;
                 let claims = unverified.into_claims();
-                self.review(credential.clone(), kubernetes, errand, &settings, (&claims, until)).await
+                self.review(&credential, kubernetes, errand, &settings, (&claims, until)).await
             }
             (None, None) => Err(Unknown::Token(TokenFault::Issuer)),
         }
@@ -156,7 +156,7 @@ impl Authority {
 
     async fn review(
         &self,
-        credential: Credential,
+        credential: &Credential,
         kubernetes: &Kubernetes,
         errand: Errand<'_>,
         settings: &Settings,
@@ -167,7 +167,7 @@ impl Authority {
         let identity = identity.ok_or(Unknown::Token(TokenFault::Denied))?;
         let principal = Arc::new(not_denied(identity.principal(claims, until), settings)?);
         let verdict = self.reviews.verdict(token, &identity, errand).await.map_err(|_| Unknown::Unavailable)?;
-        Ok(Caller { principal, credential, verdict: Some(verdict) })
+        Ok(Caller { principal, provenance: credential.provenance.clone(), verdict: Some(verdict) })
     }
 
     fn follow(&self, issuer: &Arc<Issuer>, tasks: &mut JoinSet<()>) -> Followed {

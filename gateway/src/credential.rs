@@ -17,6 +17,13 @@ pub struct Credential {
     /// The token.
     pub token: Secret,
     /// Where it stood.
+    pub provenance: Provenance,
+}
+
+/// Where a token stood. Kept for as long as a stream is open, which the token is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provenance {
+    /// The part of the request.
     pub source: TokenSource,
     /// Whose page sent it.
     pub sender: Sender,
@@ -46,10 +53,15 @@ impl Credential {
             .or_else(|| from_cookie(headers, cookie).map(|token| (token, TokenSource::Cookie)))
             .or_else(|| from_query(uri).map(|token| (token, TokenSource::Query)));
         let (token, source) = found?;
-        Some(Self { token: Secret::new(&token), source, sender: Sender::of(uri, headers) })
+        let provenance = Provenance { source, sender: Sender::of(uri, headers) };
+        Some(Self { token: Secret::new(token), provenance })
     }
+}
 
-    /// Whether the channel takes tokens from where this one stood.
+// === impl Provenance ===
+
+impl Provenance {
+    /// Whether the channel takes tokens from there.
     pub fn suits(&self, route: &Route) -> bool {
         route.access.token_sources.contains(&self.source)
             && (self.source != TokenSource::Cookie || self.sender.may_send_cookies(route))
@@ -133,7 +145,7 @@ mod tests {
 
     fn found(path: &str, pairs: &[(&'static str, &str)]) -> Option<(String, TokenSource)> {
         let credential = Credential::of(&path.parse().unwrap(), &headers(pairs), "t")?;
-        Some((credential.token.reveal().to_owned(), credential.source))
+        Some((credential.token.reveal().to_owned(), credential.provenance.source))
     }
 
     #[test]
@@ -171,7 +183,7 @@ mod tests {
             route.cors.origins = origins.split(' ').map(str::to_owned).collect();
             route.cors.allow_credentials = credentials;
             route.access.token_sources = vec![TokenSource::Header, TokenSource::Cookie];
-            Credential::of(&Uri::from_static("/"), &headers(&all), "t").unwrap().suits(&route)
+            Credential::of(&Uri::from_static("/"), &headers(&all), "t").unwrap().provenance.suits(&route)
         };
         let shop = ("origin", "https://shop.example");
         for (origins, credentials, pairs, expected) in [
@@ -202,11 +214,11 @@ mod tests {
         let mut route = route();
         route.access.token_sources = vec![TokenSource::Header];
         let of = |path: &'static str, pairs| Credential::of(&Uri::from_static(path), &headers(pairs), "t").unwrap();
-        assert!(of("/", &[("authorization", "Bearer x")]).suits(&route));
-        assert!(!of("/", &[("cookie", "t=x")]).suits(&route));
-        assert!(!of("/?access_token=x", &[]).suits(&route));
+        assert!(of("/", &[("authorization", "Bearer x")]).provenance.suits(&route));
+        assert!(!of("/", &[("cookie", "t=x")]).provenance.suits(&route));
+        assert!(!of("/?access_token=x", &[]).provenance.suits(&route));
         route.access.token_sources = vec![TokenSource::Query];
-        assert!(of("/?access_token=x", &[]).suits(&route));
+        assert!(of("/?access_token=x", &[]).provenance.suits(&route));
     }
 
     proptest! {

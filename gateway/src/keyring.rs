@@ -59,13 +59,17 @@ impl Keyring {
 
     /// The keys that a token may be signed with, asked for once more if there is none.
     pub async fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<Vec<DecodingKey>, NoKeys> {
-        let mut answers = self.answers.subscribe();
         let look = || self.ring.lock().find(id, algorithm, Instant::now());
         let mut lookup = look();
         if matches!(lookup, Lookup::Ask) {
-            self.missed.notify_one();
-            let _ = tokio::time::timeout(PATIENCE, answers.changed()).await;
+            // From here on no answer is missed.
+            let mut answers = self.answers.subscribe();
             lookup = look();
+            if matches!(lookup, Lookup::Ask) {
+                self.missed.notify_one();
+                let _ = tokio::time::timeout(PATIENCE, answers.changed()).await;
+                lookup = look();
+            }
         }
         match lookup {
             Lookup::Found(keys) => Ok(keys),

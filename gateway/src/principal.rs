@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 
 use crate::claims::Claims;
-use crate::credential::Credential;
+use crate::credential::Provenance;
 use crate::grant::OwnGrants;
 use crate::issuer::KUBERNETES;
 use crate::token::Verified;
@@ -31,7 +31,7 @@ pub struct Caller {
     /// Whose token it is.
     pub principal: Arc<Principal>,
     /// Where it stood.
-    pub credential: Credential,
+    pub provenance: Provenance,
     /// What the cluster says about it and this channel; for identities of the cluster only.
     pub verdict: Option<Arc<Verdict>>,
 }

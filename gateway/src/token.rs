@@ -88,7 +88,7 @@ const MAX_KEY_ID_BYTES: usize = 256;
 
 impl Secret {
     /// Hides this token.
-    pub fn new(token: &str) -> Self {
+    pub fn new(token: impl Into<Box<str>>) -> Self {
         Self(token.into())
     }
 
