@@ -23,8 +23,9 @@ suite() { # NAME COMMAND...
 rust() {
     suite build cargo build --workspace --bins
     [ "$(cat "$logs/build.code")" -eq 0 ] || return 0
-    # The end-to-end suites ask for it themselves; built here, its build does not eat into a test's deadline.
+    # The suites ask for these themselves; here neither a build nor a download eats into a test's deadline.
     suite nats-server scripts/nats-server.sh
+    suite nginx scripts/nginx.sh
     suite rust cargo test --workspace --no-fail-fast
     suite tokens "${CARGO_TARGET_DIR:-target}/debug/token-search" "$TIDINGS_EVIDENCE"
     [ "$(cat "$logs/tokens.code")" -ne 0 ] || rm -rf "$TIDINGS_EVIDENCE"

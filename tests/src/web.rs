@@ -1,5 +1,6 @@
 //! HTTP as tests need it: one request on a connection of its own, the answer whole or as a stream of bytes.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::evidence;
 use crate::tls::TlsClient;
@@ -34,6 +35,7 @@ pub struct Request {
     body: Bytes,
     protocol: Protocol,
     tls: Option<TlsClient>,
+    from: IpAddr,
 }
 
 /// An answer whose body has been read.
@@ -64,7 +66,8 @@ impl Request {
     /// A request for `url`, which reads `http://host:port/path?query`, or `https` if it is [`Request::secured`].
     pub fn new(method: Method, url: impl Into<String>) -> Self {
         let (headers, body) = (HeaderMap::new(), Bytes::new());
-        Self { method, url: url.into(), headers, body, protocol: Protocol::default(), tls: None }
+        let from = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        Self { method, url: url.into(), headers, body, protocol: Protocol::default(), tls: None, from }
     }
 
     /// GET.
@@ -96,6 +99,12 @@ impl Request {
     /// Over TLS, if there is any.
     pub fn secured(mut self, tls: Option<&TlsClient>) -> Self {
         self.tls = tls.cloned();
+        self
+    }
+
+    /// From this address of the machine, as in 127.0.0.2.
+    pub fn from(mut self, address: IpAddr) -> Self {
+        self.from = address;
         self
     }
 
@@ -134,13 +143,22 @@ impl Request {
     async fn exchange(&self) -> Result<http::Response<Incoming>, WebError> {
         let uri: Uri = self.url.parse().unwrap_or_else(|error| panic!("{} is a URL: {error}", self.url));
         let authority = uri.authority().expect("a URL names its host");
-        let stream = TcpStream::connect(authority.as_str()).await.map_err(WebError::Connect)?;
+        let stream = self.connect(authority.as_str()).await.map_err(WebError::Connect)?;
         stream.set_nodelay(true).map_err(WebError::Connect)?;
         let Some(tls) = &self.tls else { return self.exchange_over(TokioIo::new(stream), &uri).await };
         let offered = if self.protocol == Protocol::Http1 { "http/1.1" } else { "h2" };
         let stream = tls.connect(stream, offered).await.map_err(WebError::Connect)?;
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(offered.as_bytes()), "the protocol is agreed on");
         self.exchange_over(TokioIo::new(stream), &uri).await
+    }
+
+    async fn connect(&self, authority: &str) -> std::io::Result<TcpStream> {
+        if self.from.is_unspecified() {
+            return TcpStream::connect(authority).await;
+        }
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(self.from, 0))?;
+        socket.connect(authority.parse().expect("an address of this machine")).await
     }
 
     async fn exchange_over<I>(&self, io: I, uri: &Uri) -> Result<http::Response<Incoming>, WebError>

@@ -318,6 +318,56 @@ async fn slow_and_broken_requests_are_cut_off_and_cost_nobody_else() {
     assert_eq!(source.next_event().await.data, "unharmed");
 }
 
+/// As nginx without `proxy_http_version`, and other old proxies: no `Host`, no chunks, one request a connection.
+#[tokio::test]
+async fn clients_of_http_1_0_are_served_and_every_answer_ends_with_its_connection() {
+    let site = Installation::start().await;
+    let channel = site.channel(Manifest::open("orders")).await;
+    let path = channel.path();
+    let ask = async |head: &str| {
+        let mut socket = TcpStream::connect(site.gateways[0].address()).await.expect("the gateway listens");
+        socket.write_all(format!("{head}\r\n\r\n").as_bytes()).await.expect("sent");
+        socket
+    };
+    let whole = async |mut socket: TcpStream| {
+        let mut answer = String::new();
+        within(PATIENCE, "an end", socket.read_to_string(&mut answer)).await.expect("text");
+        answer
+    };
+    let mut stream = ask(&format!("GET {path} HTTP/1.0\r\nAccept: text/event-stream\r\nConnection: keep-alive")).await;
+    let mut read = String::new();
+    let mut until = async |wanted: &str| {
+        let reading = async {
+            while !read.contains(wanted) {
+                let mut buffer = [0; 4096];
+                let count = stream.read(&mut buffer).await.expect("it is open");
+                assert!(count > 0, "{read}");
+                read.push_str(std::str::from_utf8(&buffer[..count]).expect("ASCII"));
+            }
+        };
+        within(PATIENCE, wanted, reading).await;
+    };
+    until("\nid: ").await;
+    let publisher = site.publisher(&channel).await;
+    for data in ["one", "two"] {
+        publisher.publish("a", data).await;
+        until(&format!("\ndata: {data}\n\n")).await;
+    }
+    let head = read.split_once("\r\n\r\n").expect("a head").0.to_ascii_lowercase();
+    assert!(
+        head.starts_with("http/1.") && head.contains("200 ok\r\n") && head.contains("\r\nconnection: close"),
+        "{head}"
+    );
+    assert!(!head.contains("transfer-encoding") && !head.contains("content-length"), "{head}");
+    let posted = whole(ask(&format!("POST {path} HTTP/1.0\r\nContent-Length: 0")).await).await;
+    assert!(posted.contains(" 201 "), "{posted}");
+    let missing = whole(ask("GET /nothing HTTP/1.0").await).await;
+    assert!(
+        missing.contains(" 404 ") && missing.trim_end().ends_with('}') && !missing.contains("chunked"),
+        "{missing}"
+    );
+}
+
 #[tokio::test]
 async fn a_request_may_come_in_pieces_and_whoever_asks_may_fall_silent() {
     let site = Installation::start().await;
