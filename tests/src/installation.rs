@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_nats::jetstream;
 use http::Method;
@@ -10,15 +11,17 @@ use tidings_crds::route::{Route, RouteState};
 
 use crate::event_source::{EventSource, Settings as Client};
 use crate::gateway::Gateway;
+use crate::kube_authority::KubeAuthority;
 use crate::manifest::Manifest;
 use crate::nats::{Nats, NatsSettings};
 use crate::operator::Operator;
 use crate::proxy::Proxy;
 use crate::publisher::Publisher;
+use crate::side::Side;
 use crate::tls::{TlsClient, TlsFolder};
 use crate::truth::{Incarnation, Truth};
 use crate::wait::{PATIENCE, eventually};
-use crate::web::Request;
+use crate::web::{Protocol, Request};
 
 /// What is started.
 #[derive(Clone, Debug)]
@@ -31,6 +34,10 @@ pub struct Settings {
     pub proxied: bool,
     /// How the gateways are spoken to over TLS; their arguments have to say so as well.
     pub tls: Option<TlsClient>,
+    /// Certificates of the gateways that are to be kept as long as they run.
+    pub certificates: Option<Arc<TlsFolder>>,
+    /// What [`Installation::client`] speaks.
+    pub protocol: Protocol,
     /// More arguments for every gateway.
     pub gateway_arguments: Vec<String>,
     /// What stands in the environment of every gateway.
@@ -50,7 +57,9 @@ pub struct Installation {
     pub proxy: Option<Proxy>,
     /// NATS.
     pub nats: Nats,
+    protocol: Protocol,
     directory: TempDir,
+    _certificates: Option<Arc<TlsFolder>>,
 }
 
 // === impl Settings ===
@@ -62,6 +71,8 @@ impl Default for Settings {
             nats: NatsSettings::default(),
             proxied: false,
             tls: None,
+            certificates: None,
+            protocol: Protocol::default(),
             gateway_arguments: Vec::new(),
             gateway_environment: Vec::new(),
             operator_arguments: Vec::new(),
@@ -70,6 +81,18 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// With gateways and clients that meet on this side.
+    pub fn on(side: Side) -> Self {
+        let settings = Self { protocol: side.protocol(), ..Self::default() };
+        if !side.is_secured() {
+            return settings;
+        }
+        let authority = KubeAuthority::new().expect("an authority");
+        let folder = Arc::new(TlsFolder::of(&authority));
+        let settings = settings.tls(&folder, TlsClient::trusting(&authority));
+        Self { certificates: Some(folder), ..settings }
+    }
+
     /// With this many gateways.
     pub fn gateways(mut self, gateways: usize) -> Self {
         self.gateways = gateways;
@@ -135,7 +158,8 @@ impl Settings {
             })
             .map(|gateway| gateway.secured(self.tls.as_ref()))
             .collect();
-        Installation { gateways, operator, proxy, nats, directory }
+        let (protocol, _certificates) = (self.protocol, self.certificates);
+        Installation { gateways, operator, proxy, nats, protocol, directory, _certificates }
     }
 }
 
@@ -145,6 +169,11 @@ impl Installation {
     /// One NATS node, the operator, one gateway.
     pub async fn start() -> Self {
         Settings::default().start().await
+    }
+
+    /// The same, with a gateway and clients that meet on this side.
+    pub async fn on(side: Side) -> Self {
+        Settings::on(side).start().await
     }
 
     /// Where manifests are.
@@ -237,7 +266,14 @@ impl Installation {
 
     /// A client of a channel on a gateway, not yet connected.
     pub fn client(&self, gateway: usize, manifest: &Manifest, parameters: &[(&str, &str)]) -> Client {
-        Client::new(self.url(gateway, manifest, parameters)).secured(self.gateways[gateway].tls())
+        self.client_of(&[gateway], manifest, parameters)
+    }
+
+    /// A client that goes from gateway to gateway, not yet connected. All of them have TLS, or none.
+    pub fn client_of(&self, gateways: &[usize], manifest: &Manifest, parameters: &[(&str, &str)]) -> Client {
+        let urls = gateways.iter().map(|gateway| self.url(*gateway, manifest, parameters));
+        let tls = gateways.first().and_then(|gateway| self.gateways[*gateway].tls());
+        Client::any_of(urls).over(self.protocol).secured(tls)
     }
 
     /// A client that has connected and been told where it stands: nothing published from here on escapes it.

@@ -3,7 +3,7 @@
 //! # Layout
 //! - [`wait`], [`seed`], [`ports`]: time, chance and addresses, as tests may use them.
 //! - [`process`]: one program; [`nats`] ([`nats_jwt`]), [`gateway`], [`operator`]: the three that Tidings consists of;
-//!   [`installation`]: all of them together on directories.
+//!   [`installation`]: all of them together on directories; [`side`]: how clients reach them.
 //! - [`manifest`], [`publisher`]: what goes in. [`sse`], [`event_source`], [`web`] ([`tls`]), [`metrics`]: what comes out.
 //! - [`truth`], [`ledger`]: what was stored, and whether a record of a client agrees with it; [`transcript`]: it in short.
 //! - [`token`], [`key_server`]: what issuers make and publish. [`evidence`], [`token_search`]: that nobody tells a token.
@@ -65,6 +65,7 @@ pub mod ready_history;
 pub mod reaper;
 pub mod seed;
 pub mod segments;
+pub mod side;
 pub mod sse;
 pub mod tls;
 pub mod token;

@@ -8,18 +8,19 @@ use tidings_tests::event_source::{EventSource, Happening, sequence_of};
 use tidings_tests::installation::{Installation, Settings};
 use tidings_tests::ledger::gaps;
 use tidings_tests::manifest::Manifest;
+use tidings_tests::on_every_side;
 use tidings_tests::publisher::Publication;
+use tidings_tests::side::Side;
 use tidings_tests::sse::Event;
 use tidings_tests::wait::{PATIENCE, eventually};
-use tidings_tests::web::{Request, query};
+use tidings_tests::web::Request;
 
 fn data(events: &[Event]) -> Vec<&str> {
     events.iter().map(|event| event.data.as_str()).collect()
 }
 
-#[tokio::test]
-async fn a_publication_reaches_every_subscriber_as_an_event_with_an_id() {
-    let site = Installation::start().await;
+async fn a_publication_reaches_every_subscriber_as_an_event_with_an_id(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders")).await;
     let mut first = site.subscribe(0, &channel, &[]).await;
     let mut second = site.subscribe(0, &channel, &[]).await;
@@ -30,9 +31,8 @@ async fn a_publication_reaches_every_subscriber_as_an_event_with_an_id() {
     assert_eq!(event, same);
 }
 
-#[tokio::test]
-async fn a_typed_event_carries_its_type() {
-    let site = Installation::start().await;
+async fn a_typed_event_carries_its_type(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders")).await;
     let mut source = site.subscribe(0, &channel, &[]).await;
     let publisher = site.publisher(&channel).await;
@@ -42,9 +42,8 @@ async fn a_typed_event_carries_its_type() {
     assert_eq!([events[0].event.as_str(), events[1].event.as_str()], ["order.created", "message"]);
 }
 
-#[tokio::test]
-async fn topics_filter_with_wildcards_and_the_dot_is_the_base_subject() {
-    let site = Installation::start().await;
+async fn topics_filter_with_wildcards_and_the_dot_is_the_base_subject(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders")).await;
     let mut all = site.subscribe(0, &channel, &[]).await;
     let mut users = site.subscribe(0, &channel, &[("topic", "user.*")]).await;
@@ -64,9 +63,8 @@ async fn topics_filter_with_wildcards_and_the_dot_is_the_base_subject() {
     assert_eq!(data(&base.take(1).await), ["end"], "nothing else came before it");
 }
 
-#[tokio::test]
-async fn ids_are_equal_on_every_gateway() {
-    let site = Settings::default().gateways(2).start().await;
+async fn ids_are_equal_on_every_gateway(side: Side) {
+    let site = Settings::on(side).gateways(2).start().await;
     let channel = site.channel(Manifest::public("orders")).await;
     let mut one = site.subscribe(0, &channel, &[]).await;
     site.publisher(&channel).await.fill("a", 10).await;
@@ -74,9 +72,8 @@ async fn ids_are_equal_on_every_gateway() {
     assert_eq!(one.take(10).await, other.take(10).await);
 }
 
-#[tokio::test]
-async fn a_client_says_where_it_starts_and_the_channel_where_others_do() {
-    let site = Installation::start().await;
+async fn a_client_says_where_it_starts_and_the_channel_where_others_do(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders").with("events/from", "All")).await;
     let publisher = site.publisher(&channel).await;
     for (topic, data) in [("a", "1"), ("b", "2"), ("a", "3"), ("b", "4"), ("c", "5")] {
@@ -105,9 +102,8 @@ async fn a_client_says_where_it_starts_and_the_channel_where_others_do() {
     }
 }
 
-#[tokio::test]
-async fn a_client_can_start_at_a_time() {
-    let site = Installation::start().await;
+async fn a_client_can_start_at_a_time(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders")).await;
     let publisher = site.publisher(&channel).await;
     publisher.publish("a", "before").await;
@@ -126,9 +122,8 @@ async fn a_client_can_start_at_a_time() {
     assert_eq!(source.next_event().await.data, "now", "a time to come is the head");
 }
 
-#[tokio::test]
-async fn the_header_wins_over_the_query_and_the_query_over_from() {
-    let site = Installation::start().await;
+async fn the_header_wins_over_the_query_and_the_query_over_from(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders")).await;
     site.publisher(&channel).await.fill("a", 5).await;
     let ids: Vec<String> =
@@ -139,9 +134,8 @@ async fn the_header_wins_over_the_query_and_the_query_over_from() {
     assert_eq!(by_header.next_event().await.data, "4");
 }
 
-#[tokio::test]
-async fn a_client_that_received_nothing_resumes_exactly() {
-    let site = Installation::start().await;
+async fn a_client_that_received_nothing_resumes_exactly(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders")).await;
     let publisher = site.publisher(&channel).await;
     publisher.publish("a", "old").await;
@@ -154,9 +148,8 @@ async fn a_client_that_received_nothing_resumes_exactly() {
     assert_eq!(data(&source.take(3).await), ["0", "1", "2"]);
 }
 
-#[tokio::test]
-async fn the_head_of_an_empty_stream_is_a_position_too() {
-    let site = Installation::start().await;
+async fn the_head_of_an_empty_stream_is_a_position_too(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders")).await;
     let checkpoint = site.client(0, &channel, &[]).open().next_checkpoint().await;
     assert_eq!(sequence_of(&checkpoint), Some(0));
@@ -166,9 +159,8 @@ async fn the_head_of_an_empty_stream_is_a_position_too() {
     assert_eq!(gaps(&source.close()), []);
 }
 
-#[tokio::test]
-async fn heartbeats_move_the_checkpoint_past_what_was_filtered_out() {
-    let site = Installation::start().await;
+async fn heartbeats_move_the_checkpoint_past_what_was_filtered_out(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders").with("events/heartbeatSeconds", 1)).await;
     let mut source = site.subscribe(0, &channel, &[("topic", "mine")]).await;
     source.next_checkpoint().await;
@@ -179,9 +171,8 @@ async fn heartbeats_move_the_checkpoint_past_what_was_filtered_out() {
     assert_eq!(source.events(), []);
 }
 
-#[tokio::test]
-async fn the_stream_announces_the_channels_retry() {
-    let site = Installation::start().await;
+async fn the_stream_announces_the_channels_retry(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders").with("events/retryMilliseconds", 1234)).await;
     let mut source = site.client(0, &channel, &[]).open();
     let retry = |happening: &Happening| match happening {
@@ -191,9 +182,8 @@ async fn the_stream_announces_the_channels_retry() {
     assert_eq!(source.next("a retry", retry).await, 1234);
 }
 
-#[tokio::test]
-async fn a_large_publication_becomes_an_oversize_event_and_stalls_nothing() {
-    let site = Installation::start().await;
+async fn a_large_publication_becomes_an_oversize_event_and_stalls_nothing(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders").with("events/maxEventBytes", "1Ki")).await;
     let mut source = site.subscribe(0, &channel, &[]).await;
     let publisher = site.publisher(&channel).await;
@@ -208,18 +198,16 @@ async fn a_large_publication_becomes_an_oversize_event_and_stalls_nothing() {
     assert_eq!(events[2].data, "small");
 }
 
-#[tokio::test]
-async fn base64_carries_any_bytes() {
-    let site = Installation::start().await;
+async fn base64_carries_any_bytes(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders").with("events/encoding", "Base64")).await;
     let mut source = site.subscribe(0, &channel, &[]).await;
     site.publisher(&channel).await.publish("a", &b"a\xff\r\n\0"[..]).await;
     assert_eq!(source.next_event().await.data, "Yf8NCgA=");
 }
 
-#[tokio::test]
-async fn what_retention_dropped_is_one_gap_and_then_the_earliest_event() {
-    let mut site = Installation::start().await;
+async fn what_retention_dropped_is_one_gap_and_then_the_earliest_event(side: Side) {
+    let mut site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders").with("history/maxMessages", 3)).await;
     let publisher = site.publisher(&channel).await;
     let mut source = site.subscribe(0, &channel, &[]).await;
@@ -241,9 +229,8 @@ async fn what_retention_dropped_is_one_gap_and_then_the_earliest_event() {
     assert_eq!(sequence_of(&gap.id), Some(9), "the position before the next event");
 }
 
-#[tokio::test]
-async fn a_last_value_channel_holds_one_event_per_topic_and_calls_nothing_a_gap() {
-    let site = Installation::start().await;
+async fn a_last_value_channel_holds_one_event_per_topic_and_calls_nothing_a_gap(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("prices").with("history/maxMessagesPerTopic", 1)).await;
     let publisher = site.publisher(&channel).await;
     let mut live = site.subscribe(0, &channel, &[]).await;
@@ -264,9 +251,8 @@ async fn a_last_value_channel_holds_one_event_per_topic_and_calls_nothing_a_gap(
     assert_eq!(received, ["2", "4", "5"]);
 }
 
-#[tokio::test]
-async fn an_expired_message_is_no_gap() {
-    let mut site = Installation::start().await;
+async fn an_expired_message_is_no_gap(side: Side) {
+    let mut site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders")).await;
     let publisher = site.publisher(&channel).await;
     publisher.publish("a", "keeps").await;
@@ -282,9 +268,8 @@ async fn an_expired_message_is_no_gap() {
     assert_eq!(late.next_event().await.data, "stays");
 }
 
-#[tokio::test]
-async fn an_ephemeral_channel_delivers_without_ids_and_owns_up_to_unknown_positions() {
-    let site = Installation::start().await;
+async fn an_ephemeral_channel_delivers_without_ids_and_owns_up_to_unknown_positions(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("pulse").with("durability", "Ephemeral")).await;
     let client = site.nats.client().await;
     let mut source = site.client(0, &channel, &[("topic", "beat.*")]).after("1cqk2v7q3x1a-1042-k3j9yf").open();
@@ -311,28 +296,27 @@ async fn an_ephemeral_channel_delivers_without_ids_and_owns_up_to_unknown_positi
     assert_eq!(last.await.id, "1cqk2v7q3x1a-1042-k3j9yf", "no event of an ephemeral channel has an id of its own");
 }
 
-#[tokio::test]
-async fn an_http_publication_is_an_event_and_its_id_is_a_position() {
-    let site = Installation::start().await;
+async fn an_http_publication_is_an_event_and_its_id_is_a_position(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::open("orders")).await;
     let mut source = site.subscribe(0, &channel, &[]).await;
     let url = site.url(0, &channel, &[("topic", "user.42"), ("event", "greeting")]);
-    let reply = Request::post(&url, "hello").header("idempotency-key", "k1").send().await;
+    let post = |data| Request::post(&url, data).over(side.protocol()).secured(site.gateways[0].tls());
+    let reply = post("hello").header("idempotency-key", "k1").send().await;
     assert_eq!(reply.status, 201, "{}", reply.text());
     let event = source.next_event().await;
     assert_eq!((event.event.as_str(), event.data.as_str()), ("greeting", "hello"));
     let id = reply.json()["id"].as_str().expect("an id").to_owned();
     assert_eq!((sequence_of(&id), &reply.json()["duplicate"]), (sequence_of(&event.id), &json!(false)));
-    let again = Request::post(&url, "hello").header("idempotency-key", "k1").send().await;
+    let again = post("hello").header("idempotency-key", "k1").send().await;
     assert_eq!((&again.json()["id"], &again.json()["duplicate"]), (&json!(id), &json!(true)));
-    Request::post(&url, "next").send().await;
-    let resumed = site.url(0, &channel, &[]) + "?last_event_id=" + &query(&id);
-    assert_eq!(EventSource::open(resumed).next_event().await.data, "next");
+    post("next").send().await;
+    let mut resumed = site.client(0, &channel, &[("last_event_id", &id)]).open();
+    assert_eq!(resumed.next_event().await.data, "next");
 }
 
-#[tokio::test]
-async fn a_deleted_channel_ends_its_streams_with_a_reason() {
-    let site = Installation::start().await;
+async fn a_deleted_channel_ends_its_streams_with_a_reason(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders")).await;
     let other = site.channel(Manifest::public("other")).await;
     let mut source = site.subscribe(0, &channel, &[]).await;
@@ -346,13 +330,10 @@ async fn a_deleted_channel_ends_its_streams_with_a_reason() {
     assert_eq!(unconcerned.next_event().await.data, "still here");
 }
 
-#[tokio::test]
-async fn a_gateway_that_leaves_ends_its_streams_with_a_reason_and_a_jittered_retry() {
-    let mut site = Settings::default().gateways(2).start().await;
+async fn a_gateway_that_leaves_ends_its_streams_with_a_reason_and_a_jittered_retry(side: Side) {
+    let mut site = Settings::on(side).gateways(2).start().await;
     let channel = site.channel(Manifest::public("orders").with("events/retryMilliseconds", 1000)).await;
-    let urls = [0, 1].map(|gateway| site.url(gateway, &channel, &[]));
-    let mut sources: Vec<EventSource> =
-        (0..20).map(|_| tidings_tests::event_source::Settings::any_of(urls.clone()).open()).collect();
+    let mut sources: Vec<EventSource> = (0..20).map(|_| site.client_of(&[0, 1], &channel, &[]).open()).collect();
     for source in &mut sources {
         source.next_checkpoint().await;
     }
@@ -376,4 +357,27 @@ async fn a_gateway_that_leaves_ends_its_streams_with_a_reason_and_a_jittered_ret
     for source in &mut sources {
         assert_eq!(source.next_event().await.data, "on the other gateway");
     }
+}
+
+on_every_side! {
+    a_publication_reaches_every_subscriber_as_an_event_with_an_id,
+    a_typed_event_carries_its_type,
+    topics_filter_with_wildcards_and_the_dot_is_the_base_subject,
+    ids_are_equal_on_every_gateway,
+    a_client_says_where_it_starts_and_the_channel_where_others_do,
+    a_client_can_start_at_a_time,
+    the_header_wins_over_the_query_and_the_query_over_from,
+    a_client_that_received_nothing_resumes_exactly,
+    the_head_of_an_empty_stream_is_a_position_too,
+    heartbeats_move_the_checkpoint_past_what_was_filtered_out,
+    the_stream_announces_the_channels_retry,
+    a_large_publication_becomes_an_oversize_event_and_stalls_nothing,
+    base64_carries_any_bytes,
+    what_retention_dropped_is_one_gap_and_then_the_earliest_event,
+    a_last_value_channel_holds_one_event_per_topic_and_calls_nothing_a_gap,
+    an_expired_message_is_no_gap,
+    an_ephemeral_channel_delivers_without_ids_and_owns_up_to_unknown_positions,
+    an_http_publication_is_an_event_and_its_id_is_a_position,
+    a_deleted_channel_ends_its_streams_with_a_reason,
+    a_gateway_that_leaves_ends_its_streams_with_a_reason_and_a_jittered_retry,
 }

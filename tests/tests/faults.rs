@@ -7,9 +7,11 @@ use tidings_tests::installation::{Installation, Settings};
 use tidings_tests::ledger::{Gap, gaps};
 use tidings_tests::manifest::Manifest;
 use tidings_tests::nats_protocol::Message;
+use tidings_tests::on_every_side;
 use tidings_tests::proxy::Fate;
 use tidings_tests::publisher::Publisher;
 use tidings_tests::raw::{MALFORMED, RawNats};
+use tidings_tests::side::Side;
 use tidings_tests::sse::Event;
 use tidings_tests::wait::{PATIENCE, eventually};
 
@@ -39,12 +41,10 @@ fn is_live(message: &Message) -> bool {
     message.subject.starts_with("tidings-live.")
 }
 
-#[tokio::test]
-async fn a_killed_gateway_costs_its_subscribers_nothing_on_another_one() {
-    let mut site = Settings::default().gateways(2).start().await;
+async fn a_killed_gateway_costs_its_subscribers_nothing_on_another_one(side: Side) {
+    let mut site = Settings::on(side).gateways(2).start().await;
     let channel = site.channel(Manifest::public("orders").with("events/retryMilliseconds", 500)).await;
-    let urls = [site.url(0, &channel, &[]), site.url(1, &channel, &[])];
-    let mut source = tidings_tests::event_source::Settings::any_of(urls).open();
+    let mut source = site.client_of(&[0, 1], &channel, &[]).open();
     source.next_open().await;
     source.next_checkpoint().await;
     let publisher = site.publisher(&channel).await;
@@ -59,9 +59,8 @@ async fn a_killed_gateway_costs_its_subscribers_nothing_on_another_one() {
     assert_eq!(gaps(&source.record()).len(), 0);
 }
 
-#[tokio::test]
-async fn with_nats_restarted_streams_stay_open_and_go_on() {
-    let mut site = Installation::start().await;
+async fn with_nats_restarted_streams_stay_open_and_go_on(side: Side) {
+    let mut site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders").with("events/heartbeatSeconds", 1)).await;
     let source = site.subscribe(0, &channel, &[]).await;
     site.publisher(&channel).await.fill("a", 100).await;
@@ -84,9 +83,8 @@ async fn with_nats_restarted_streams_stay_open_and_go_on() {
     site.gateways[0].ready().await;
 }
 
-#[tokio::test]
-async fn a_partition_from_nats_turns_a_gateway_unready_and_loses_nothing() {
-    let site = Settings::default().proxied().start().await;
+async fn a_partition_from_nats_turns_a_gateway_unready_and_loses_nothing(side: Side) {
+    let site = Settings::on(side).proxied().start().await;
     let channel = site.channel(Manifest::public("orders")).await;
     let source = site.subscribe(0, &channel, &[]).await;
     let publisher = site.publisher(&channel).await;
@@ -101,9 +99,8 @@ async fn a_partition_from_nats_turns_a_gateway_unready_and_loses_nothing() {
     assert_eq!(gaps(&source.record()).len(), 0);
 }
 
-#[tokio::test]
-async fn an_answer_that_went_with_its_connection_is_not_waited_for() {
-    let site = Settings::default().proxied().start().await;
+async fn an_answer_that_went_with_its_connection_is_not_waited_for(side: Side) {
+    let site = Settings::on(side).proxied().start().await;
     let channel = site.channel(Manifest::public("orders")).await;
     let proxy = site.proxy.as_ref().expect("it was asked for");
     let (lost, mut asked) = tokio::sync::mpsc::unbounded_channel();
@@ -112,7 +109,7 @@ async fn an_answer_that_went_with_its_connection_is_not_waited_for() {
         let info = message.payload.windows(21).any(|part| part == b"stream_info_response\"");
         if ours && info && lost.send(()).is_ok() { Fate::Drop } else { Fate::Pass }
     });
-    let mut source = EventSource::open(site.url(0, &channel, &[]));
+    let mut source = site.client(0, &channel, &[]).open();
     tokio::time::timeout(PATIENCE, asked.recv()).await.expect("the gateway asks for the stream's state");
     let errors = async |kind: &str| {
         let metrics = site.gateways[0].metrics().await;
@@ -126,9 +123,8 @@ async fn an_answer_that_went_with_its_connection_is_not_waited_for() {
     assert_eq!(errors("timeout").await, 0.0);
 }
 
-#[tokio::test]
-async fn lost_live_messages_are_fetched_in_order() {
-    let site = Settings::default().proxied().start().await;
+async fn lost_live_messages_are_fetched_in_order(side: Side) {
+    let site = Settings::on(side).proxied().start().await;
     let channel = site.channel(Manifest::public("orders")).await;
     let source = site.subscribe(0, &channel, &[]).await;
     let mut count = 0u64;
@@ -142,9 +138,8 @@ async fn lost_live_messages_are_fetched_in_order() {
     assert!(metrics.sum("tidings_holes_total") > 0.0, "there were holes to fill");
 }
 
-#[tokio::test]
-async fn messages_that_are_never_republished_arrive_by_the_tail_check() {
-    let site = Settings::default().proxied().start().await;
+async fn messages_that_are_never_republished_arrive_by_the_tail_check(side: Side) {
+    let site = Settings::on(side).proxied().start().await;
     let channel = site.channel(Manifest::public("orders")).await;
     let source = site.subscribe(0, &channel, &[]).await;
     let publisher = site.publisher(&channel).await;
@@ -156,9 +151,8 @@ async fn messages_that_are_never_republished_arrive_by_the_tail_check() {
     assert_eq!(data(&until(&source, "19").await), numbers(0..20));
 }
 
-#[tokio::test]
-async fn live_messages_out_of_order_are_put_in_order() {
-    let site = Settings::default().proxied().start().await;
+async fn live_messages_out_of_order_are_put_in_order(side: Side) {
+    let site = Settings::on(side).proxied().start().await;
     let channel = site.channel(Manifest::public("orders")).await;
     let source = site.subscribe(0, &channel, &[]).await;
     let mut count = 0u64;
@@ -170,9 +164,8 @@ async fn live_messages_out_of_order_are_put_in_order() {
     assert_eq!(data(&until(&source, "999").await), numbers(0..1000));
 }
 
-#[tokio::test]
-async fn forged_live_messages_are_not_believed() {
-    let site = Settings::default().proxied().start().await;
+async fn forged_live_messages_are_not_believed(side: Side) {
+    let site = Settings::on(side).proxied().start().await;
     let channel = site.channel(Manifest::public("orders")).await;
     let source = site.subscribe(0, &channel, &[]).await;
     let mut count = 0u64;
@@ -208,9 +201,8 @@ async fn forged_live_messages_are_not_believed() {
     assert!(metrics.sum("tidings_invalid_messages_total") >= 100.0, "what is not believed is counted");
 }
 
-#[tokio::test]
-async fn malformed_headers_cost_another_channel_no_event_and_their_own_only_the_headers() {
-    let site = Installation::start().await;
+async fn malformed_headers_cost_another_channel_no_event_and_their_own_only_the_headers(side: Side) {
+    let site = Installation::on(side).await;
     let [bad, good] = ["bad", "good"].map(Manifest::public);
     site.all_channels(vec![bad.clone(), good.clone()]).await;
     let (victim, bystander) = (site.subscribe(0, &bad, &[]).await, site.subscribe(0, &good, &[]).await);
@@ -241,9 +233,8 @@ async fn malformed_headers_cost_another_channel_no_event_and_their_own_only_the_
     assert_eq!(data(&until(&late, expected.last().expect("some")).await), expected);
 }
 
-#[tokio::test]
-async fn a_stream_deleted_and_created_again_is_one_reset_and_then_its_events() {
-    let site = Installation::start().await;
+async fn a_stream_deleted_and_created_again_is_one_reset_and_then_its_events(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders").with("events/heartbeatSeconds", 1)).await;
     let open = site.subscribe(0, &channel, &[]).await;
     let publisher = site.publisher(&channel).await;
@@ -275,9 +266,8 @@ async fn recreate(site: &Installation, publisher: &Publisher) {
     let _ = jetstream.create_stream(config).await;
 }
 
-#[tokio::test]
-async fn a_memory_stream_that_comes_back_empty_is_one_reset() {
-    let mut site = Installation::start().await;
+async fn a_memory_stream_that_comes_back_empty_is_one_reset(side: Side) {
+    let mut site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders").with("history/storage", "Memory")).await;
     let open = site.subscribe(0, &channel, &[]).await;
     site.publisher(&channel).await.fill("a", 20).await;
@@ -292,9 +282,8 @@ async fn a_memory_stream_that_comes_back_empty_is_one_reset() {
     assert_eq!(reasons(&gaps(&open.record())), ["reset"]);
 }
 
-#[tokio::test]
-async fn a_volume_restored_from_the_past_is_one_reset_for_those_who_had_seen_more() {
-    let mut site = Installation::start().await;
+async fn a_volume_restored_from_the_past_is_one_reset_for_those_who_had_seen_more(side: Side) {
+    let mut site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders")).await;
     let publisher = site.publisher(&channel).await;
     publisher.fill("a", 10).await;
@@ -325,9 +314,8 @@ async fn a_volume_restored_from_the_past_is_one_reset_for_those_who_had_seen_mor
     assert_eq!(gaps(&unharmed.record()).len(), 0, "what it had seen still stands");
 }
 
-#[tokio::test]
-async fn purges_and_deletions_cost_nothing_to_those_already_past_them() {
-    let site = Installation::start().await;
+async fn purges_and_deletions_cost_nothing_to_those_already_past_them(side: Side) {
+    let site = Installation::on(side).await;
     let channel = site.channel(Manifest::public("orders")).await;
     let open = site.subscribe(0, &channel, &[]).await;
     let publisher = site.publisher(&channel).await;
@@ -358,9 +346,8 @@ async fn purges_and_deletions_cost_nothing_to_those_already_past_them() {
     assert_eq!(data(&seen), [numbers(14..18), numbers(20..22)].concat());
 }
 
-#[tokio::test]
-async fn what_is_purged_before_it_could_be_fetched_is_one_gap_for_everybody() {
-    let site = Settings::default().proxied().start().await;
+async fn what_is_purged_before_it_could_be_fetched_is_one_gap_for_everybody(side: Side) {
+    let site = Settings::on(side).proxied().start().await;
     let channel = site.channel(Manifest::public("orders").with("events/heartbeatSeconds", 1)).await;
     let publisher = site.publisher(&channel).await;
     let old = site.subscribe(0, &channel, &[]).await;
@@ -392,9 +379,8 @@ async fn what_is_purged_before_it_could_be_fetched_is_one_gap_for_everybody() {
     }
 }
 
-#[tokio::test]
-async fn who_has_seen_what_another_gateway_missed_has_lost_nothing_there() {
-    let site = Settings::default().gateways(2).proxied().start().await;
+async fn who_has_seen_what_another_gateway_missed_has_lost_nothing_there(side: Side) {
+    let site = Settings::on(side).gateways(2).proxied().start().await;
     let channel = site.channel(Manifest::public("orders").with("events/heartbeatSeconds", 1)).await;
     let publisher = site.publisher(&channel).await;
     let sources = [site.subscribe(0, &channel, &[]).await, site.subscribe(1, &channel, &[]).await];
@@ -425,9 +411,8 @@ async fn who_has_seen_what_another_gateway_missed_has_lost_nothing_there() {
     assert_eq!(gaps(&moved.record()), [], "it had seen everything");
 }
 
-#[tokio::test]
-async fn a_position_whose_event_is_purged_before_nats_restarts_stands() {
-    let mut site = Settings::default().gateways(2).start().await;
+async fn a_position_whose_event_is_purged_before_nats_restarts_stands(side: Side) {
+    let mut site = Settings::on(side).gateways(2).start().await;
     let channel = site.channel(Manifest::public("orders")).await;
     let source = site.subscribe(0, &channel, &[]).await;
     site.publisher(&channel).await.fill("a", 3).await;
@@ -448,9 +433,8 @@ async fn a_position_whose_event_is_purged_before_nats_restarts_stands() {
     }
 }
 
-#[tokio::test]
-async fn a_stopped_replica_proves_nothing_absent() {
-    let site = Settings::default().clustered().start().await;
+async fn a_stopped_replica_proves_nothing_absent(side: Side) {
+    let site = Settings::on(side).clustered().start().await;
     let channel = site.channel(Manifest::public("orders").with("history/replicas", 3)).await;
     let source = site.subscribe(0, &channel, &[]).await;
     let publisher = site.publisher(&channel).await;
@@ -478,9 +462,8 @@ async fn a_stopped_replica_proves_nothing_absent() {
     assert_eq!(gaps(&source.record()).len(), 0);
 }
 
-#[tokio::test]
-async fn a_leader_killed_under_load_loses_nothing_that_was_acknowledged() {
-    let mut site = Settings::default().clustered().start().await;
+async fn a_leader_killed_under_load_loses_nothing_that_was_acknowledged(side: Side) {
+    let mut site = Settings::on(side).clustered().start().await;
     let channel = site.channel(Manifest::public("orders").with("history/replicas", 3)).await;
     let source = site.subscribe(0, &channel, &[]).await;
     let publisher = site.publisher(&channel).await;
@@ -523,4 +506,25 @@ async fn a_leader_killed_under_load_loses_nothing_that_was_acknowledged() {
     sequences.dedup();
     site.nats.launch(leader);
     site.nats.ready().await;
+}
+
+on_every_side! {
+    a_killed_gateway_costs_its_subscribers_nothing_on_another_one,
+    with_nats_restarted_streams_stay_open_and_go_on,
+    a_partition_from_nats_turns_a_gateway_unready_and_loses_nothing,
+    an_answer_that_went_with_its_connection_is_not_waited_for,
+    lost_live_messages_are_fetched_in_order,
+    messages_that_are_never_republished_arrive_by_the_tail_check,
+    live_messages_out_of_order_are_put_in_order,
+    forged_live_messages_are_not_believed,
+    malformed_headers_cost_another_channel_no_event_and_their_own_only_the_headers,
+    a_stream_deleted_and_created_again_is_one_reset_and_then_its_events,
+    a_memory_stream_that_comes_back_empty_is_one_reset,
+    a_volume_restored_from_the_past_is_one_reset_for_those_who_had_seen_more,
+    purges_and_deletions_cost_nothing_to_those_already_past_them,
+    what_is_purged_before_it_could_be_fetched_is_one_gap_for_everybody,
+    who_has_seen_what_another_gateway_missed_has_lost_nothing_there,
+    a_position_whose_event_is_purged_before_nats_restarts_stands,
+    a_stopped_replica_proves_nothing_absent,
+    a_leader_killed_under_load_loses_nothing_that_was_acknowledged,
 }

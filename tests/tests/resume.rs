@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 use tidings_crds::position::{Epoch, Position, Stamp};
-use tidings_tests::event_source::{EventSource, Settings as Client, events, sequence_of};
+use tidings_tests::event_source::{EventSource, events, sequence_of};
 use tidings_tests::installation::{Installation, Settings};
 use tidings_tests::ledger::{self, assert_faultless, gaps};
 use tidings_tests::manifest::Manifest;
+use tidings_tests::on_every_side;
 use tidings_tests::proxy::Fate;
 use tidings_tests::publisher::Publisher;
 use tidings_tests::seed::Seed;
+use tidings_tests::side::Side;
 use tidings_tests::truth::Removal;
 use tidings_tests::wait::{PATIENCE, eventually, within};
 use tokio::sync::Notify;
@@ -57,9 +59,8 @@ fn numbers(range: std::ops::Range<u64>) -> Vec<String> {
     range.map(|n| n.to_string()).chain(["live".to_owned()]).collect()
 }
 
-#[tokio::test]
-async fn positions_in_the_log_at_the_head_and_without_a_stamp_go_on_behind_themselves() {
-    let site = Installation::start().await;
+async fn positions_in_the_log_at_the_head_and_without_a_stamp_go_on_behind_themselves(side: Side) {
+    let site = Installation::on(side).await;
     let (channel, publisher, head) = filled(&site, 20).await;
     let inside = position(&publisher, head.epoch, 10).await;
     assert_eq!(resumed(&site, &channel, &publisher, &inside.to_string()).await, (numbers(10..20), vec![]));
@@ -74,9 +75,8 @@ async fn positions_in_the_log_at_the_head_and_without_a_stamp_go_on_behind_thems
     assert_eq!(resumed(&site, &channel, &publisher, &at_head).await, (vec!["live".to_owned()], vec![]));
 }
 
-#[tokio::test]
-async fn a_position_behind_the_log_is_read_from_the_stream_without_a_seam() {
-    let site = Installation::start().await;
+async fn a_position_behind_the_log_is_read_from_the_stream_without_a_seam(side: Side) {
+    let site = Installation::on(side).await;
     let (channel, publisher, head) = filled(&site, BEHIND).await;
     for sequence in [1, 100, BEHIND - 4097, BEHIND - 4096, BEHIND - 4095] {
         let behind = position(&publisher, head.epoch, sequence).await;
@@ -90,9 +90,8 @@ async fn a_position_behind_the_log_is_read_from_the_stream_without_a_seam() {
     assert_eq!((data.first().map(String::as_str), told), (Some("0"), vec![]));
 }
 
-#[tokio::test]
-async fn a_position_in_the_future_of_another_epoch_or_with_another_stamp_is_a_reset() {
-    let site = Installation::start().await;
+async fn a_position_in_the_future_of_another_epoch_or_with_another_stamp_is_a_reset(side: Side) {
+    let site = Installation::on(side).await;
     let (channel, publisher, head) = filled(&site, 20).await;
     let inside = position(&publisher, head.epoch, 10).await;
     let stamp = |millis| Some(Stamp::from_millis(millis));
@@ -112,9 +111,8 @@ async fn a_position_in_the_future_of_another_epoch_or_with_another_stamp_is_a_re
     }
 }
 
-#[tokio::test]
-async fn another_stamp_behind_the_log_is_a_reset_too() {
-    let site = Installation::start().await;
+async fn another_stamp_behind_the_log_is_a_reset_too(side: Side) {
+    let site = Installation::on(side).await;
     let (channel, publisher, head) = filled(&site, BEHIND).await;
     let inside = position(&publisher, head.epoch, 10).await;
     let wrong = Position { stamp: Some(Stamp::from_millis(12345)), ..inside };
@@ -123,9 +121,8 @@ async fn another_stamp_behind_the_log_is_a_reset_too() {
     assert_eq!(data.len() as u64, BEHIND + 1);
 }
 
-#[tokio::test]
-async fn a_malformed_position_is_an_unknown_one_and_the_client_starts_like_one_without() {
-    let site = Installation::start().await;
+async fn a_malformed_position_is_an_unknown_one_and_the_client_starts_like_one_without(side: Side) {
+    let site = Installation::on(side).await;
     let (channel, publisher, _) = filled(&site, 5).await;
     let long = "x".repeat(4000);
     for malformed in ["garbage", "1-2-3-4", "A-1", "é", "1cqk2v7q3x1a-99999999999999999999-k3j9yf", "-", long.as_str()]
@@ -137,9 +134,8 @@ async fn a_malformed_position_is_an_unknown_one_and_the_client_starts_like_one_w
     }
 }
 
-#[tokio::test]
-async fn a_position_whose_event_was_deleted_goes_on_behind_it() {
-    let site = Installation::start().await;
+async fn a_position_whose_event_was_deleted_goes_on_behind_it(side: Side) {
+    let site = Installation::on(side).await;
     let (channel, publisher, head) = filled(&site, 20).await;
     let gone = position(&publisher, head.epoch, 10).await;
     publisher.delete(10).await;
@@ -150,9 +146,8 @@ async fn a_position_whose_event_was_deleted_goes_on_behind_it() {
     assert!(data.ends_with(&expected), "{data:?}");
 }
 
-#[tokio::test]
-async fn a_position_before_a_purge_is_one_gap() {
-    let mut site = Installation::start().await;
+async fn a_position_before_a_purge_is_one_gap(side: Side) {
+    let mut site = Installation::on(side).await;
     let (channel, publisher, head) = filled(&site, 20).await;
     let old = position(&publisher, head.epoch, 5).await;
     let kept = position(&publisher, head.epoch, 12).await;
@@ -172,10 +167,9 @@ async fn a_position_before_a_purge_is_one_gap() {
     );
 }
 
-#[tokio::test]
-async fn many_clients_that_come_and_go_under_publications_lose_and_repeat_nothing() {
+async fn many_clients_that_come_and_go_under_publications_lose_and_repeat_nothing(side: Side) {
     let seed = Seed::from_environment();
-    let site = Settings::default().gateways(2).start().await;
+    let site = Settings::on(side).gateways(2).start().await;
     let channel = site.channel(Manifest::public("seam").with("events/heartbeatSeconds", 1)).await;
     let publisher = site.publisher(&channel).await;
     // Some of the past lies behind the Log from the start.
@@ -187,9 +181,8 @@ async fn many_clients_that_come_and_go_under_publications_lose_and_repeat_nothin
             let mut parameters: Vec<(&str, &str)> = topics.iter().map(|topic| ("topic", *topic)).collect();
             let request = if index % 2 == 0 { ledger::Request::all() } else { ledger::Request::new() };
             parameters.extend((index % 2 == 0).then_some(("from", "all")));
-            let urls = [index, index + 1].map(|gateway| site.url(gateway % 2, &channel, &parameters));
-            let source = Client::any_of(urls).reconnect_after(Duration::from_millis(10)).open();
-            (source, request.topics(topics))
+            let source = site.client_of(&[index % 2, (index + 1) % 2], &channel, &parameters);
+            (source.reconnect_after(Duration::from_millis(10)).open(), request.topics(topics))
         })
         .collect();
     let mut rng = seed.rng();
@@ -212,9 +205,8 @@ async fn many_clients_that_come_and_go_under_publications_lose_and_repeat_nothin
     }
 }
 
-#[tokio::test]
-async fn a_purge_while_a_new_client_reads_the_stream_message_by_message_is_no_loss_without_a_word() {
-    let site = Settings::default().proxied().start().await;
+async fn a_purge_while_a_new_client_reads_the_stream_message_by_message_is_no_loss_without_a_word(side: Side) {
+    let site = Settings::on(side).proxied().start().await;
     let channel = site.channel(Manifest::public("seam").with("events/heartbeatSeconds", 1)).await;
     let publisher = site.publisher(&channel).await;
     publisher.fill("a", 20).await;
@@ -251,4 +243,16 @@ async fn a_purge_while_a_new_client_reads_the_stream_message_by_message_is_no_lo
     truth.0[0].facts.range_mut(..15).for_each(|(_, fact)| fact.removed = Some((Removal::Front, since)));
     truth.0[0].facts.extend(site.truth(&channel).await.0.remove(0).facts.split_off(&last));
     assert_faultless(&truth, &ledger::Request::all(), &source.close());
+}
+
+on_every_side! {
+    positions_in_the_log_at_the_head_and_without_a_stamp_go_on_behind_themselves,
+    a_position_behind_the_log_is_read_from_the_stream_without_a_seam,
+    a_position_in_the_future_of_another_epoch_or_with_another_stamp_is_a_reset,
+    another_stamp_behind_the_log_is_a_reset_too,
+    a_malformed_position_is_an_unknown_one_and_the_client_starts_like_one_without,
+    a_position_whose_event_was_deleted_goes_on_behind_it,
+    a_position_before_a_purge_is_one_gap,
+    many_clients_that_come_and_go_under_publications_lose_and_repeat_nothing,
+    a_purge_while_a_new_client_reads_the_stream_message_by_message_is_no_loss_without_a_word,
 }
