@@ -27,7 +27,7 @@ pub struct Settings {
     pub last_event_id: Option<String>,
     /// Which HTTP is spoken.
     pub protocol: Protocol,
-    /// How TLS is spoken, if it is.
+    /// How TLS is spoken where a URL says `https`.
     pub tls: Option<TlsClient>,
     /// How long to wait before a reconnection; absent means what the stream announced, 3 s before it did.
     pub delay: Option<Duration>,
@@ -115,7 +115,7 @@ impl Settings {
         self
     }
 
-    /// Over TLS, if there is any.
+    /// With this TLS, if there is any, where a URL says `https`.
     pub fn secured(mut self, tls: Option<&TlsClient>) -> Self {
         self.tls = tls.cloned();
         self

@@ -32,8 +32,12 @@ pub struct Settings {
     pub nats: NatsSettings,
     /// Whether the gateways reach NATS through a [`Proxy`]; with one node only.
     pub proxied: bool,
-    /// How the gateways are spoken to over TLS; their arguments have to say so as well.
+    /// How the gateways are spoken to over TLS.
     pub tls: Option<TlsClient>,
+    /// What tells it to the gateways.
+    pub tls_arguments: Vec<String>,
+    /// How many of the gateways, from the first on, have no TLS nevertheless.
+    pub plain: usize,
     /// Certificates of the gateways that are to be kept as long as they run.
     pub certificates: Option<Arc<TlsFolder>>,
     /// What [`Installation::client`] speaks.
@@ -71,6 +75,8 @@ impl Default for Settings {
             nats: NatsSettings::default(),
             proxied: false,
             tls: None,
+            tls_arguments: Vec::new(),
+            plain: 0,
             certificates: None,
             protocol: Protocol::default(),
             gateway_arguments: Vec::new(),
@@ -114,7 +120,13 @@ impl Settings {
     /// With gateways that show the certificate in this folder, and clients that trust who signed it.
     pub fn tls(mut self, folder: &TlsFolder, client: TlsClient) -> Self {
         self.tls = Some(client);
-        self.gateway_arguments.extend([folder.flag("tls-cert", "tls.crt"), folder.flag("tls-key", "tls.key")]);
+        self.tls_arguments.extend([folder.flag("tls-cert", "tls.crt"), folder.flag("tls-key", "tls.key")]);
+        self
+    }
+
+    /// Without TLS on this many of the gateways, from the first on.
+    pub fn plain(mut self, plain: usize) -> Self {
+        self.plain = plain;
         self
     }
 
@@ -153,10 +165,14 @@ impl Settings {
             Operator::start(&nats.as_user("operator", &nats.url()), &channels, &routes, &self.operator_arguments);
         let gateways = (1..=self.gateways)
             .map(|number| {
-                let (arguments, environment) = (&self.gateway_arguments, &self.gateway_environment);
-                Gateway::start_with(&format!("gateway-{number}"), &url, &routes, arguments, environment)
+                let (tls, more) = match number > self.plain {
+                    true => (self.tls.as_ref(), self.tls_arguments.as_slice()),
+                    false => (None, &[][..]),
+                };
+                let arguments = [&self.gateway_arguments, more].concat();
+                let name = format!("gateway-{number}");
+                Gateway::start_with(&name, &url, &routes, &arguments, &self.gateway_environment).secured(tls)
             })
-            .map(|gateway| gateway.secured(self.tls.as_ref()))
             .collect();
         let (protocol, _certificates) = (self.protocol, self.certificates);
         Installation { gateways, operator, proxy, nats, protocol, directory, _certificates }
@@ -269,10 +285,10 @@ impl Installation {
         self.client_of(&[gateway], manifest, parameters)
     }
 
-    /// A client that goes from gateway to gateway, not yet connected. All of them have TLS, or none.
+    /// A client that goes from gateway to gateway, not yet connected.
     pub fn client_of(&self, gateways: &[usize], manifest: &Manifest, parameters: &[(&str, &str)]) -> Client {
         let urls = gateways.iter().map(|gateway| self.url(*gateway, manifest, parameters));
-        let tls = gateways.first().and_then(|gateway| self.gateways[*gateway].tls());
+        let tls = gateways.iter().find_map(|gateway| self.gateways[*gateway].tls());
         Client::any_of(urls).over(self.protocol).secured(tls)
     }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -22,7 +23,7 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 without TLS, by prior knowledge.
     H2c,
-    /// HTTP/2 over TLS, agreed on in the handshake.
+    /// HTTP/2 over TLS, agreed on in the handshake; where there is no TLS, by prior knowledge.
     H2,
 }
 
@@ -63,7 +64,7 @@ pub enum WebError {
 // === impl Request ===
 
 impl Request {
-    /// A request for `url`, which reads `http://host:port/path?query`, or `https` if it is [`Request::secured`].
+    /// A request for `url`, which reads `http://host:port/path?query`, or `https` if it is [`Request::secured`] as well.
     pub fn new(method: Method, url: impl Into<String>) -> Self {
         let (headers, body) = (HeaderMap::new(), Bytes::new());
         let from = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -96,7 +97,7 @@ impl Request {
         self
     }
 
-    /// Over TLS, if there is any.
+    /// With this TLS, if there is any, where the URL says `https`.
     pub fn secured(mut self, tls: Option<&TlsClient>) -> Self {
         self.tls = tls.cloned();
         self
@@ -145,7 +146,8 @@ impl Request {
         let authority = uri.authority().expect("a URL names its host");
         let stream = self.connect(authority.as_str()).await.map_err(WebError::Connect)?;
         stream.set_nodelay(true).map_err(WebError::Connect)?;
-        let Some(tls) = &self.tls else { return self.exchange_over(TokioIo::new(stream), &uri).await };
+        let tls = self.tls.as_ref().filter(|_| uri.scheme() == Some(&Scheme::HTTPS));
+        let Some(tls) = tls else { return self.exchange_over(TokioIo::new(stream), &uri).await };
         let offered = if self.protocol == Protocol::Http1 { "http/1.1" } else { "h2" };
         let stream = tls.connect(stream, offered).await.map_err(WebError::Connect)?;
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(offered.as_bytes()), "the protocol is agreed on");

@@ -15,13 +15,13 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use tidings_tests::event_source::{EventSource, Settings as Client};
 use tidings_tests::installation::{Installation, Settings};
-use tidings_tests::kube_authority::KubeAuthority;
 use tidings_tests::ledger::{self, check};
 use tidings_tests::manifest::Manifest;
 use tidings_tests::proxy::Fate;
 use tidings_tests::publisher::{Publication, Publisher};
 use tidings_tests::seed::{Seed, VARIABLE};
-use tidings_tests::tls::{TlsClient, TlsFolder};
+use tidings_tests::side::Side;
+use tidings_tests::tls::TlsClient;
 use tidings_tests::transcript::{explained, told};
 use tidings_tests::truth::{Fact, Incarnation, Removal, Truth};
 use tidings_tests::wait::{PATIENCE, eventually};
@@ -30,7 +30,7 @@ use tidings_tests::web::Protocol;
 /// How many seeds one run goes through, unless `TIDINGS_MODEL_SEEDS` says otherwise.
 const SEEDS: u64 = 200;
 
-/// How many run at the same time, on one NATS and two gateways; the gateways of every second such batch have TLS.
+/// How many run at the same time, on one NATS and two gateways, of which the second has TLS.
 const TOGETHER: u64 = 50;
 
 /// What happens to a channel.
@@ -119,8 +119,8 @@ fn subscriber(rng: &mut StdRng, gateways: &Gateways, channel: &Manifest) -> Subs
         urls.reverse();
     }
     let request = if all { ledger::Request::all() } else { ledger::Request::new() };
-    let two = if gateways.tls.is_some() { Protocol::H2 } else { Protocol::H2c };
-    let protocol = if rng.random_bool(0.3) { two } else { Protocol::Http1 };
+    // With every connection it goes from TLS to none or back, and takes its position along.
+    let protocol = if rng.random_bool(0.4) { Protocol::H2 } else { Protocol::Http1 };
     let client = Client::any_of(urls).over(protocol).secured(gateways.tls.as_ref());
     let source = client.reconnect_after(Duration::from_millis(rng.random_range(1..50))).open();
     Subscriber { source, request: request.topics(filters) }
@@ -295,14 +295,9 @@ async fn disturb(site: &mut Installation, rng: &mut StdRng, progress: &AtomicU64
     }
 }
 
-/// Two gateways, and a way to NATS on which live messages are lost, late and repeated.
-async fn installation(seed: Seed, tls: Option<&(TlsFolder, TlsClient)>) -> Installation {
-    let settings = Settings::default().gateways(2).proxied();
-    let settings = match tls {
-        None => settings,
-        Some((folder, client)) => settings.tls(folder, client.clone()),
-    };
-    let site = settings.start().await;
+/// Two gateways, one without and one with TLS, and a way to NATS on which live messages are lost, late and repeated.
+async fn installation(seed: Seed) -> Installation {
+    let site = Settings::on(Side::Tls).gateways(2).plain(1).proxied().start().await;
     let mut noise = seed.rng();
     site.proxy.as_ref().expect("it was asked for").tamper(move |message| {
         if !message.subject.starts_with("tidings-live.") {
@@ -325,16 +320,14 @@ async fn whatever_happens_every_client_gets_its_events_in_order_once_and_is_told
     let seeds = std::env::var("TIDINGS_MODEL_SEEDS").map_or(SEEDS, |text| text.parse().expect("a number"));
     let mut complaints = Complaints { seed, seeds, found: Vec::new() };
     let numbers: Vec<u64> = (0..seeds).collect();
-    let authority = KubeAuthority::new().expect("an authority");
-    let tls = (TlsFolder::of(&authority), TlsClient::trusting(&authority));
-    for (batch, secured) in numbers.chunks(TOGETHER as usize).zip([false, true].into_iter().cycle()) {
-        let mut site = installation(seed.nth(batch[0]), secured.then_some(&tls)).await;
+    for batch in numbers.chunks(TOGETHER as usize) {
+        let mut site = installation(seed.nth(batch[0])).await;
         let seeds: Vec<Seed> = batch.iter().map(|number| seed.nth(*number)).collect();
         site.all_channels(seeds.iter().map(|seed| manifest(*seed)).collect()).await;
         let mut jetstream = site.jetstream().await;
         jetstream.set_timeout(Duration::from_secs(1));
         let urls = site.gateways.iter().map(|gateway| gateway.url()).collect();
-        let gateways = Gateways { urls, tls: secured.then(|| tls.1.clone()) };
+        let gateways = Gateways { urls, tls: site.gateways[1].tls().cloned() };
         let progress = Arc::new(AtomicU64::new(0));
         let start = Instant::now();
         let scripts: Vec<_> = seeds
