@@ -5,6 +5,7 @@ import { readFileSync, readdirSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
+import { said } from "./evidence.js";
 import { until } from "./until.js";
 
 export const repository = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
@@ -27,7 +28,10 @@ export function start(program, args, { group = false, cwd = repository, env = {}
   });
   const started = { pid: child.pid, output: "", status: null };
   for (const stream of [child.stdout, child.stderr]) {
-    stream.setEncoding("utf8").on("data", (text) => (started.output += text));
+    stream.setEncoding("utf8").on("data", (text) => {
+      started.output += text;
+      said(program, child.pid, text);
+    });
   }
   started.exited = new Promise((resolve) => {
     child.on("error", (error) => resolve((started.status = `failed to start: ${error.message}`)));

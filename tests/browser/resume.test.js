@@ -1,12 +1,15 @@
-// Chromium's own EventSource over a gateway that is killed in mid-stream.
+// Chromium's own EventSource: over a gateway that is killed in mid-stream, and with tokens in both places where a page can
+// have one.
 
 import assert from "node:assert/strict";
+import { createHmac } from "node:crypto";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { after, before, test } from "node:test";
 
 import { openBrowser } from "./browser.js";
+import { made, scraped } from "./evidence.js";
 import { freePorts } from "./ports.js";
 import { killAll, repository, run, start, startBuilt } from "./process.js";
 import { connect } from "./publisher.js";
@@ -27,6 +30,29 @@ spec:
     subscribe: { mode: Public, topics: [">"] }
 `;
 
+const members = `
+apiVersion: tidings.dev/v1alpha1
+kind: Channel
+metadata: { name: members, namespace: test }
+spec:
+  access:
+    tokenSources: [Cookie, Query]
+    subscribe: { mode: Token, topics: ["user.{sub}"] }
+`;
+
+const SECRET = "thirty-two bytes that nobody can guess";
+const ISSUER = "https://id.example";
+
+/** A token of the issuer in the settings, good for an hour. */
+function token(sub) {
+  const encode = (document) => Buffer.from(JSON.stringify(document)).toString("base64url");
+  const exp = Math.floor(Date.now() / 1000) + 3600;
+  const body = `${encode({ alg: "HS256", typ: "JWT" })}.${encode({ iss: ISSUER, aud: "tidings", sub, exp })}`;
+  const signed = `${body}.${createHmac("sha256", SECRET).update(body).digest("base64url")}`;
+  made(signed);
+  return signed;
+}
+
 let folder, browser, ports, nats;
 
 before(async () => {
@@ -39,6 +65,10 @@ before(async () => {
   const channels = path.join(folder, "channels");
   await run("mkdir", ["-p", channels]);
   writeFileSync(path.join(channels, "numbers.yaml"), manifest);
+  writeFileSync(path.join(channels, "members.yaml"), members);
+  writeFileSync(path.join(folder, "secret"), SECRET);
+  const issuer = `{ name: main, issuer: ${ISSUER}, audience: tidings, algorithms: [HS256], secret: { file: ${folder}/secret } }`;
+  writeFileSync(path.join(folder, "settings.yaml"), `issuers: [${issuer}]\ncookie: session\n`);
   startBuilt("tidings-operator", [
     ...["--nats", `nats://127.0.0.1:${nats}`, "--admin", `127.0.0.1:${ports + 2}`],
     ...["--channels", channels, "--routes", `${folder}/routes`],
@@ -63,7 +93,7 @@ async function ready(admin) {
 async function startGateway() {
   const gateway = startBuilt("tidings-gateway", [
     ...["--nats", `nats://127.0.0.1:${nats}`, "--listen", `127.0.0.1:${ports}`, "--admin", `127.0.0.1:${ports + 1}`],
-    ...["--routes", `${folder}/routes`, "--demo"],
+    ...["--routes", `${folder}/routes`, "--demo", "--config", `${folder}/settings.yaml`],
   ]);
   await ready(ports + 1);
   return gateway;
@@ -100,6 +130,7 @@ test("a page receives every event exactly once and in order while its gateway is
     .waitForFunction((total) => record.events.length >= total, TOTAL, { timeout: 60_000 })
     .catch(() => {}); // The comparison below says what is missing.
   const record = await page.evaluate(() => record);
+  await gateway.kill();
 
   const expected = Array.from({ length: TOTAL }, (_, index) => index + 1);
   const numbers = record.events.map(([data]) => Number(data));
@@ -109,6 +140,35 @@ test("a page receives every event exactly once and in order while its gateway is
   assert.equal(new Set(record.events.map(([, id]) => id.split("-")[0])).size, 1, "one epoch");
   assert.deepEqual(record.control, [], "no gap was announced, for there was none");
   assert.equal(record.opened, 1 + KILLS.length, "every kill cut the stream, once");
+});
+
+test("pages subscribe with a token in the cookie or in the address, and the gateway tells neither", { timeout: 120_000 }, async () => {
+  const gateway = await startGateway();
+  const base = `http://127.0.0.1:${ports}`;
+  const publisher = await connect(nats);
+  for (const [user, other, place] of [["ann", "bob", "cookie"], ["bob", "ann", "address"]]) {
+    const context = await browser.newContext();
+    const signed = token(user);
+    if (place === "cookie") await context.addCookies([{ name: "session", value: signed, url: base }]);
+    const page = await context.newPage();
+    await page.goto(base);
+    await page.evaluate((query) => {
+      window.seen = { data: [], opened: false };
+      const source = new EventSource(`/channels/test/members/events${query}`);
+      source.onopen = () => (seen.opened = true);
+      source.onmessage = (event) => seen.data.push(event.data);
+    }, place === "cookie" ? "" : `?access_token=${signed}`);
+    await page.waitForFunction(() => seen.opened);
+    for (const name of [other, user]) publisher.publish(`tidings.test.members.user.${name}`, name);
+    await page.waitForFunction(() => seen.data.length > 0);
+    assert.deepEqual(await page.evaluate(() => seen.data), [user], `the token of ${user}, in the ${place}`);
+    await context.close();
+  }
+  publisher.close();
+  const metrics = await fetch(`http://127.0.0.1:${ports + 1}/metrics`);
+  scraped(await metrics.text());
+  await gateway.kill();
+  assert.doesNotMatch(gateway.output, /eyJ/, "every token begins like this");
 });
 
 /** Where two lists part, with what stands around it: six thousand lines of difference would tell less. */

@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 
 use crate::chart_images::ChartImages;
 use crate::chart_release::ChartRelease;
+use crate::evidence;
 use crate::helm::Helm;
 use crate::kube_cluster::KubeCluster;
 use crate::kubectl::Kubectl;
@@ -205,6 +206,24 @@ impl Site {
         let way = Way { address, forward: Some((local, task.abort_handle())) };
         eventually(PATIENCE, &format!("a way to {service}"), || tokio::net::TcpStream::connect(address)).await;
         Ok(way)
+    }
+
+    /// What every container of a namespace has said, whole; the evidence of the run keeps it as well.
+    pub async fn logs(&self, namespace: &str) -> Result<Vec<(String, String)>> {
+        let pods = self.get(&format!("pods -n {namespace}")).await?;
+        let mut logs = Vec::new();
+        for pod in pods["items"].as_array().into_iter().flatten() {
+            let name = pod["metadata"]["name"].as_str().context("a pod has a name")?;
+            let containers = ["initContainers", "containers"].map(|list| pod["spec"][list].as_array());
+            for container in containers.into_iter().flatten().flatten() {
+                let container = container["name"].as_str().context("a container has a name")?;
+                let log = self.kubectl(&format!("logs {name} -n {namespace} -c {container} --tail=-1")).await?;
+                let name = format!("{namespace}-{name}-{container}");
+                std::fs::write(evidence::output_file(&name).path(), &log)?;
+                logs.push((name, log));
+            }
+        }
+        Ok(logs)
     }
 
     /// What to read when something did not work: every pod, and the end of every log.

@@ -3,6 +3,7 @@
 //! ```text
 //! visitor crowd URL COUNT [OPTION…]   COUNT clients; prints their tally, a JSON line whenever it changes
 //! visitor post URL DATA [OPTION…]     publishes DATA; prints the status and the answer
+//! visitor token FILE                  prints a token, for the search for tokens; only to whoever runs it in the pod
 //! ```
 //!
 //! Options: `--token FILE`, `--ca FILE` (for `https`), `--server NAME` (what the certificate is for, if not the URL's host).
@@ -18,11 +19,18 @@ use tidings_tests::web::Request;
 /// How often the tally is looked at.
 const PAUSE: Duration = Duration::from_millis(500);
 
-const USAGE: &str = "usage: visitor crowd URL COUNT | post URL DATA  [--token FILE] [--ca FILE] [--server NAME]";
+const USAGE: &str =
+    "usage: visitor token FILE | crowd URL COUNT | post URL DATA  [--token FILE] [--ca FILE] [--server NAME]";
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    let mut out = std::io::stdout();
+    if let [verb, file] = words.as_slice()
+        && verb == "token"
+    {
+        return Ok(out.write_all(&std::fs::read(file).with_context(|| format!("failed to read {file}"))?)?);
+    }
     let [verb, url, last, options @ ..] = words.as_slice() else { bail!(USAGE) };
     let option = |name: &str| -> Result<Option<&String>> {
         let Some(at) = options.iter().position(|word| word == name) else { return Ok(None) };
@@ -40,7 +48,6 @@ async fn main() -> Result<()> {
         Some(token) => request.secured(tls.as_ref()).header("authorization", format!("Bearer {}", token.trim())),
         None => request.secured(tls.as_ref()),
     };
-    let mut out = std::io::stdout();
     match verb.as_str() {
         "post" => {
             let answer = prepared(Request::post(url, last.clone())).send().await;
