@@ -1,23 +1,27 @@
-//! HTTP/2 on a bare socket (RFC 9113): frames that no client library would send, or not so many of them.
+//! HTTP/2 on a bare connection (RFC 9113): frames that no client library would send, or not so many of them, or so late.
 
 use bytes::{BufMut, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// What a connection begins with, and empty SETTINGS.
 pub const BEGIN: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY and CONTINUATION.
+/// DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE and CONTINUATION.
+pub const DATA: u8 = 0;
+/// See [`DATA`].
 pub const HEADERS: u8 = 1;
-/// See [`HEADERS`].
+/// See [`DATA`].
 pub const RST_STREAM: u8 = 3;
-/// See [`HEADERS`].
+/// See [`DATA`].
 pub const SETTINGS: u8 = 4;
-/// See [`HEADERS`].
+/// See [`DATA`].
 pub const PING: u8 = 6;
-/// See [`HEADERS`].
+/// See [`DATA`].
 pub const GOAWAY: u8 = 7;
-/// See [`HEADERS`].
+/// See [`DATA`].
+pub const WINDOW_UPDATE: u8 = 8;
+/// See [`DATA`].
 pub const CONTINUATION: u8 = 9;
 
 /// The flag of HEADERS that ends the request.
@@ -76,15 +80,21 @@ fn text(out: &mut Vec<u8>, text: &str) {
 
 /// A connection that sends whatever it is told to.
 #[derive(Debug)]
-pub struct RawH2 {
-    socket: TcpStream,
+pub struct RawH2<S = TcpStream> {
+    socket: S,
     read: BytesMut,
 }
 
 impl RawH2 {
     /// Connects and says hello.
     pub async fn connect(address: std::net::SocketAddr) -> std::io::Result<Self> {
-        let mut socket = TcpStream::connect(address).await?;
+        Self::over(TcpStream::connect(address).await?).await
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> RawH2<S> {
+    /// Says hello on a connection.
+    pub async fn over(mut socket: S) -> std::io::Result<Self> {
         socket.write_all(BEGIN).await?;
         Ok(Self { socket, read: BytesMut::new() })
     }

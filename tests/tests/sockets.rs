@@ -5,20 +5,14 @@ use std::ops::{Deref, DerefMut};
 
 use tidings_tests::installation::{Installation, Settings};
 use tidings_tests::kube_authority::KubeAuthority;
+use tidings_tests::line::Line;
 use tidings_tests::manifest::Manifest;
 use tidings_tests::sse::{Item, Parser};
 use tidings_tests::tls::{TlsClient, TlsFolder};
 use tidings_tests::wait::{PATIENCE, within};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
-
-/// A connection, whatever is on it.
-trait Line: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Line for T {}
-
-type Socket = Box<dyn Line>;
 
 /// One gateway, and how it is spoken to.
 struct Site {
@@ -48,11 +42,11 @@ impl Site {
         Self { installation: settings.start().await, tls }
     }
 
-    async fn connect(&self) -> Socket {
+    async fn connect(&self) -> Line {
         self.speak(TcpStream::connect(self.gateways[0].address()).await.expect("the gateway listens")).await
     }
 
-    async fn speak(&self, socket: TcpStream) -> Socket {
+    async fn speak(&self, socket: TcpStream) -> Line {
         match &self.tls {
             None => Box::new(socket),
             Some((client, _)) => Box::new(client.connect(socket, "http/1.1").await.expect("a session")),
@@ -75,7 +69,7 @@ impl DerefMut for Site {
 }
 
 /// Reads until the text has come.
-async fn read_until(socket: &mut Socket, read: &mut String, wanted: &str) {
+async fn read_until(socket: &mut Line, read: &mut String, wanted: &str) {
     let mut buffer = vec![0; 64 << 10];
     while !read.contains(wanted) {
         let count = within(PATIENCE, wanted, socket.read(&mut buffer)).await.expect("it goes on");
@@ -161,7 +155,7 @@ async fn bytes_that_nobody_reads_do_not_destroy_the_last_event() {
 }
 
 /// Reads a stream until this many events have come, and returns what they say.
-async fn events(mut socket: Socket, count: usize) -> Vec<String> {
+async fn events(mut socket: Line, count: usize) -> Vec<String> {
     let (mut parser, mut buffer, mut received) = (Parser::new(""), vec![0; 64 << 10], Vec::new());
     while received.len() < count {
         let read = within(PATIENCE, "more events", socket.read(&mut buffer)).await.expect("it goes on");
