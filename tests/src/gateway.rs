@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use tokio::net::TcpStream;
+
 use crate::evidence;
+use crate::line::Line;
 use crate::metrics::Samples;
 use crate::ports::Port;
 use crate::process::{Process, Program};
@@ -121,6 +124,14 @@ impl Gateway {
     /// The public port.
     pub fn address(&self) -> std::net::SocketAddr {
         self.listen.address()
+    }
+
+    /// Bytes on a connection to the public port: over TLS, if there is any, for which this protocol is offered.
+    pub async fn line(&self, socket: TcpStream, protocol: &str) -> Line {
+        match &self.tls {
+            None => Box::new(socket),
+            Some(tls) => Box::new(tls.connect(socket, protocol).await.expect("a session")),
+        }
     }
 
     /// Its process.

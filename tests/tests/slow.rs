@@ -38,10 +38,7 @@ impl Reader {
         socket.set_recv_buffer_size(4096).expect("a small buffer");
         let socket = socket.connect(site.gateways[0].address()).await.expect("the gateway listens");
         let protocol = if side == Side::H2 { "h2" } else { "http/1.1" };
-        let mut line: Line = match site.gateways[0].tls() {
-            None => Box::new(socket),
-            Some(tls) => Box::new(tls.connect(socket, protocol).await.expect("a session")),
-        };
+        let mut line = site.gateways[0].line(socket, protocol).await;
         if side != Side::H2 {
             let head = format!("GET {} HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n", channel.path());
             line.write_all(head.as_bytes()).await.expect("sent");
