@@ -57,6 +57,8 @@ struct Inner {
     settings: HubSettings,
     channels: Mutex<HashMap<String, Arc<LiveChannel>>>,
     next_id: AtomicU64,
+    /// Streams, from the beginning.
+    opened: AtomicU64,
     backfill: Arc<Backfill>,
     snapshots: Snapshots,
     farewell: Arc<Farewell>,
@@ -144,6 +146,7 @@ impl Hub {
             settings,
             channels: Mutex::default(),
             next_id: AtomicU64::new(1),
+            opened: AtomicU64::new(0),
             backfill,
             snapshots: Snapshots::default(),
             farewell: Arc::default(),
@@ -176,6 +179,7 @@ impl Hub {
         match seated {
             Ok(Seated { subscriber, opening }) => {
                 let (subscriber, now) = (subscriber.under(lease), Instant::now());
+                self.inner.opened.fetch_add(1, Ordering::Relaxed);
                 Ok(Opened { stream: Stream::new(share, subscriber, place, now, rand::random()), opening })
             }
             Err(_) => Err(SubscribeError::Unavailable),
@@ -255,6 +259,11 @@ impl Hub {
     /// Open streams.
     pub fn subscribers(&self) -> u64 {
         self.open().iter().map(|channel| channel.subscribers()).sum()
+    }
+
+    /// Streams that were opened since the beginning.
+    pub fn opened(&self) -> u64 {
+        self.inner.opened.load(Ordering::Relaxed)
     }
 
     /// Open streams of each channel that is read from NATS now.

@@ -4,6 +4,7 @@
 //! public port stops accepting before that, and what it cannot take waits in the kernel's queue.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -17,6 +18,7 @@ const RESERVED: u32 = 128;
 pub struct Room {
     free: Arc<Semaphore>,
     most: u32,
+    entered: AtomicU64,
 }
 
 // === impl Room ===
@@ -24,7 +26,7 @@ pub struct Room {
 impl Room {
     /// Room for so many connections.
     pub fn new(most: u32) -> Self {
-        Self { free: Arc::new(Semaphore::new(most as usize)), most }
+        Self { free: Arc::new(Semaphore::new(most as usize)), most, entered: AtomicU64::new(0) }
     }
 
     /// Room for `wanted` connections, or for as many as the open-file limit allows; raises the soft limit.
@@ -39,12 +41,24 @@ impl Room {
 
     /// Takes a place, if one is free.
     pub fn try_enter(&self) -> Option<OwnedSemaphorePermit> {
-        self.free.clone().try_acquire_owned().ok()
+        self.counted(self.free.clone().try_acquire_owned().ok())
     }
 
     /// Takes the next place that is free.
     pub async fn enter(&self) -> Option<OwnedSemaphorePermit> {
-        self.free.clone().acquire_owned().await.ok()
+        self.counted(self.free.clone().acquire_owned().await.ok())
+    }
+
+    fn counted(&self, place: Option<OwnedSemaphorePermit>) -> Option<OwnedSemaphorePermit> {
+        if place.is_some() {
+            self.entered.fetch_add(1, Relaxed);
+        }
+        place
+    }
+
+    /// How many connections there have been, those that are open included.
+    pub fn entered(&self) -> u64 {
+        self.entered.load(Relaxed)
     }
 
     /// Whether only the last sixteenth is free: room to send people away, none to let them stay.

@@ -36,7 +36,7 @@ use crate::settings::Settings;
 use crate::settings_file::{self, SettingsFile, SettingsFileError};
 use crate::shards::Shards;
 use crate::signal::{Ask, Signals};
-use crate::slack;
+use crate::slack::{self, Crowd};
 use crate::tls::{Tls, TlsError};
 
 /// Why the gateway ended in an error.
@@ -188,7 +188,11 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     core.spawn({
         let (room, hub) = (room.clone(), hub.clone());
         async move {
-            slack::give_back(|| u64::from(room.taken()) + hub.subscribers()).await;
+            slack::give_back(|| Crowd {
+                came: room.entered() + hub.opened(),
+                here: u64::from(room.taken()) + hub.subscribers(),
+            })
+            .await;
             "the keeper of memory"
         }
     });
