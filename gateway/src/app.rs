@@ -78,7 +78,8 @@ pub struct Call<'r> {
     /// The Route, if there is one.
     pub served: Option<Arc<Served>>,
     started: Instant,
-    client: Client,
+    /// Where it comes from.
+    pub client: Client,
     /// The connection, if it can be taken over.
     offer: Option<Offer>,
 }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use crate::claims::Claims;
+use crate::client::Client;
 use crate::credential::Credential;
 use crate::grant::Action;
 use crate::issuer::Issuer;
@@ -54,6 +55,8 @@ pub struct Errand<'e> {
     pub namespace: &'e str,
     /// and of this name, whether there is one or not.
     pub name: &'e str,
+    /// Where it comes from.
+    pub client: Client,
 }
 
 /// Why nobody is known to have sent the request.
@@ -163,7 +166,11 @@ impl Authority {
         (claims, until): (&Claims, SystemTime),
     ) -> Result<Caller, Unknown> {
         let token = &credential.token;
-        let identity = self.reviews.identity(token, &kubernetes.audiences).await.map_err(|_| Unknown::Unavailable)?;
+        let identity = self
+            .reviews
+            .identity(token, &kubernetes.audiences, errand.client)
+            .await
+            .map_err(|_| Unknown::Unavailable)?;
         let identity = identity.ok_or(Unknown::Token(TokenFault::Denied))?;
         let principal = Arc::new(not_denied(identity.principal(claims, until), settings)?);
         let verdict = self.reviews.verdict(token, &identity, errand).await.map_err(|_| Unknown::Unavailable)?;

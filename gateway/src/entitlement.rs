@@ -103,7 +103,7 @@ impl App {
         let (namespace, name) = call.key.split_once('/').unwrap_or_default();
         let settings = self.authority.rules().settings();
         let credential = Credential::of(call.uri, call.headers, &settings.cookie);
-        self.authority.identify(credential, Errand { action, namespace, name }).await.map(Some)
+        self.authority.identify(credential, Errand { action, namespace, name, client: call.client }).await.map(Some)
     }
 
     /// Before the Routes were read, an unknown channel may only not be known yet: no reason to refuse it for good.

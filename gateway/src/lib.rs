@@ -115,6 +115,7 @@ pub mod shards;
 pub mod signal;
 pub mod slack;
 pub mod socket;
+pub mod strangers;
 pub mod stream;
 pub mod subscribe;
 pub mod subscriber;

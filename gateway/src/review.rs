@@ -10,7 +10,6 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInf
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use serde_json::{Value, json};
 
-use crate::authority::Errand;
 use crate::claims::Claims;
 use crate::grant::Action;
 use crate::issuer::KUBERNETES;
@@ -55,8 +54,8 @@ pub fn confirmed(answer: TokenReview, audiences: &[String]) -> Option<Identity> 
 }
 
 /// May this identity do that?
-pub fn access_review(identity: &Identity, errand: Errand<'_>) -> SubjectAccessReview {
-    let subresource = match errand.action {
+pub fn access_review(identity: &Identity, action: Action, namespace: &str, name: &str) -> SubjectAccessReview {
+    let subresource = match action {
         Action::Subscribe => "subscribe",
         Action::Publish => "publish",
     };
@@ -66,8 +65,8 @@ pub fn access_review(identity: &Identity, errand: Errand<'_>) -> SubjectAccessRe
         resource: Some("channels".to_owned()),
         subresource: Some(subresource.to_owned()),
         verb: Some("create".to_owned()),
-        namespace: Some(errand.namespace.to_owned()),
-        name: Some(errand.name.to_owned()),
+        namespace: Some(namespace.to_owned()),
+        name: Some(name.to_owned()),
         ..ResourceAttributes::default()
     };
     let spec = SubjectAccessReviewSpec {
@@ -168,8 +167,7 @@ mod tests {
     fn rights_are_asked_for_with_everything_that_is_known_of_the_identity() {
         let status = json!({"authenticated": true, "audiences": ["tidings"], "user": robot()});
         let identity = confirmed(answer(status), &ours()).unwrap();
-        let errand = Errand { action: Action::Publish, namespace: "shop", name: "orders" };
-        let asked = serde_json::to_value(access_review(&identity, errand)).unwrap();
+        let asked = serde_json::to_value(access_review(&identity, Action::Publish, "shop", "orders")).unwrap();
         let expected = json!({
             "user": "system:serviceaccount:shop:robot", "uid": "u1", "groups": ["g"], "extra": {"k": ["v"]},
             "resourceAttributes": {

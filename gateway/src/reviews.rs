@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kube::Client;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,12 +17,14 @@ use tokio::sync::{Notify, OnceCell, Semaphore};
 use tracing::warn;
 
 use crate::authority::Errand;
+use crate::client::Client;
 use crate::grant::Action;
 use crate::hub::Hub;
 use crate::metrics::{Metrics, Review};
 use crate::principal::Verdict;
 use crate::review::{self, Identity};
 use crate::rules::Rules;
+use crate::strangers::Strangers;
 use crate::token::Secret;
 
 /// What the API server has said.
@@ -31,10 +32,12 @@ pub struct Reviews {
     rules: Arc<Rules>,
     metrics: Arc<Metrics>,
     /// Made with the first question: most installations never ask one.
-    client: OnceCell<Client>,
+    client: OnceCell<kube::Client>,
     identities: Mutex<HashMap<TokenHash, Arc<Asked<Known>>>>,
     verdicts: Mutex<HashMap<Question, Arc<Right>>>,
     permits: Semaphore,
+    /// Who has brought tokens of nobody.
+    strangers: Mutex<Strangers>,
     /// Whether the last question had no answer.
     failing: AtomicBool,
     /// Channels on which somebody's right has changed.
@@ -118,20 +121,22 @@ impl Reviews {
             identities: Mutex::default(),
             verdicts: Mutex::default(),
             permits: Semaphore::new(AT_ONCE),
+            strangers: Mutex::default(),
             failing: AtomicBool::new(false),
             changed: Mutex::default(),
             news: Notify::new(),
         }
     }
 
-    /// Whose token it is; `None` if it is nobody's.
-    pub async fn identity(&self, token: &Secret, audiences: &[String]) -> Result<Known, Away> {
-        self.identity_within(token, audiences, GOOD_FOR).await
+    /// Whose token it is, that this client has brought; `None` if it is nobody's. A client that has brought too many of those gets no
+    /// answer about another one.
+    pub async fn identity(&self, token: &Secret, audiences: &[String], client: Client) -> Result<Known, Away> {
+        self.identity_within(token, audiences, GOOD_FOR, Some(client)).await
     }
 
     /// Whether the bearer of a token may do that. The verdict is kept up to date for as long as somebody holds it.
     pub async fn verdict(&self, token: &Secret, identity: &Identity, errand: Errand<'_>) -> Result<Arc<Verdict>, Away> {
-        let Errand { action, namespace, name } = errand;
+        let Errand { action, namespace, name, client: _ } = errand;
         let question = Question { token: hash(token), action, namespace: namespace.to_owned(), name: name.to_owned() };
         let right = {
             let mut verdicts = self.verdicts.lock();
@@ -146,7 +151,7 @@ impl Reviews {
         };
         let _flight = right.asked.flight.lock().await;
         if right.asked.younger_than(GOOD_FOR).is_none() {
-            let allowed = self.is_allowed(identity, errand).await?;
+            let allowed = self.is_allowed(identity, action, namespace, name).await?;
             self.decide(&right, &question, allowed);
         }
         Ok(right.verdict.clone())
@@ -183,10 +188,12 @@ impl Reviews {
     async fn ask_again(&self, question: &Question, right: &Right) {
         let settings = self.rules.settings();
         let Some(kubernetes) = &settings.kubernetes else { return };
-        let errand = Errand { action: question.action, namespace: &question.namespace, name: &question.name };
-        let allowed = match self.identity_within(&right.token, &kubernetes.audiences, AGAIN_AFTER / 2).await {
+        let allowed = match self.identity_within(&right.token, &kubernetes.audiences, AGAIN_AFTER / 2, None).await {
             Ok(None) => Ok(false),
-            Ok(Some(identity)) => self.is_allowed(&identity, errand).await,
+            Ok(Some(identity)) => {
+                let Question { action, namespace, name, .. } = question;
+                self.is_allowed(&identity, *action, namespace, name).await
+            }
             Err(away) => Err(away),
         };
         // Without an answer the last one stays, for those who are here.
@@ -204,16 +211,25 @@ impl Reviews {
         }
     }
 
-    async fn identity_within(&self, token: &Secret, audiences: &[String], age: Duration) -> Result<Known, Away> {
+    /// Without a client: for streams that stand on an earlier answer.
+    async fn identity_within(
+        &self,
+        token: &Secret,
+        audiences: &[String],
+        age: Duration,
+        client: Option<Client>,
+    ) -> Result<Known, Away> {
+        let shut_out = client.is_some_and(|client| self.strangers.lock().is_shut_out(client, Instant::now()));
         let asked = {
-            let mut identities = self.identities.lock();
+            let (mut identities, token) = (self.identities.lock(), hash(token));
             if identities.len() >= REMEMBERED {
                 identities.retain(|_, asked| asked.younger_than(GOOD_FOR).is_some());
             }
-            if identities.len() >= REMEMBERED {
-                return Err(Away);
+            match identities.get(&token) {
+                Some(asked) => asked.clone(),
+                None if shut_out || identities.len() >= REMEMBERED => return Err(Away),
+                None => identities.entry(token).or_default().clone(),
             }
-            identities.entry(hash(token)).or_default().clone()
         };
         if let Some(answer) = asked.younger_than(age) {
             return Ok(answer);
@@ -223,20 +239,44 @@ impl Reviews {
             return Ok(answer);
         }
         let path = "/apis/authentication.k8s.io/v1/tokenreviews";
-        let answer = self.ask(Review::Token, path, &review::token_review(token, audiences)).await?;
+        let answer = self.ask(Review::Token, path, &review::token_review(token, audiences), client).await?;
         let identity = review::confirmed(answer, audiences).map(Arc::new);
+        if let (None, Some(client)) = (&identity, client) {
+            self.strangers.lock().brought(client, Instant::now());
+        }
         asked.set(identity.clone());
         Ok(identity)
     }
 
-    async fn is_allowed(&self, identity: &Identity, errand: Errand<'_>) -> Result<bool, Away> {
+    async fn is_allowed(&self, identity: &Identity, action: Action, namespace: &str, name: &str) -> Result<bool, Away> {
         let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
-        let answer = self.ask(Review::Access, path, &review::access_review(identity, errand)).await?;
+        let question = review::access_review(identity, action, namespace, name);
+        let answer = self.ask(Review::Access, path, &question, None).await?;
         Ok(review::allows(&answer))
     }
 
-    async fn ask<Q: Serialize + DeserializeOwned>(&self, what: Review, path: &str, question: &Q) -> Result<Q, Away> {
-        let asked = tokio::time::timeout(DEADLINE, self.post(path, question)).await;
+    async fn ask<Q: Serialize + DeserializeOwned>(
+        &self,
+        what: Review,
+        path: &str,
+        question: &Q,
+        client: Option<Client>,
+    ) -> Result<Q, Away> {
+        let waiting_and_asking = async {
+            let permit = self.permits.acquire().await.ok();
+            // Right before it is asked: of a thousand that wait, those behind the first twenty cost the others nothing.
+            if client.is_some_and(|client| self.strangers.lock().is_shut_out(client, Instant::now())) {
+                return None;
+            }
+            let answer = self.post(path, question).await;
+            drop(permit);
+            Some(answer)
+        };
+        let asked = match tokio::time::timeout(DEADLINE, waiting_and_asking).await {
+            Ok(None) => return Err(Away),
+            Ok(Some(answer)) => Ok(answer),
+            Err(elapsed) => Err(elapsed),
+        };
         let outcome = asked.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         self.metrics.reviewed(what, outcome.is_ok());
         let failed = outcome.is_err();
@@ -255,8 +295,7 @@ impl Reviews {
 
     /// The answer repeats the question, token and all: of it nothing but its kind of fault may be told.
     async fn post<Q: Serialize + DeserializeOwned>(&self, path: &str, question: &Q) -> Result<Q, String> {
-        let _permit = self.permits.acquire().await.map_err(|error| error.to_string())?;
-        let client = self.client.get_or_try_init(Client::try_default).await.map_err(|error| {
+        let client = self.client.get_or_try_init(kube::Client::try_default).await.map_err(|error| {
             warn!(%error, "Failed to find the cluster whose identities are to be accepted.");
             "no cluster".to_owned()
         })?;

@@ -210,6 +210,57 @@ async fn identities_of_the_cluster_get_what_rbac_gives_them_and_nothing_else() -
     Ok(())
 }
 
+/// Tokens with all the right claims, which only the API server can tell from good ones.
+#[tokio::test]
+async fn who_brings_tokens_of_nobody_is_not_asked_about_any_more_and_keeps_nobody_else_waiting() -> Result<()> {
+    let cluster = KubeCluster::shared().await?;
+    let release = KubeRelease::install(cluster, "tidings").await?;
+    let tenant = cluster.namespace("tenant").await?;
+    let house = House::open(&release.gateway_kubeconfig().await?).await;
+    let orders = house.site.channel(token_channel(tenant.name(), "orders")).await;
+    let mut tokens = Vec::new();
+    for name in ["first", "second"] {
+        account(cluster, &tenant, name).await?;
+        let of = format!("--serviceaccount={}:{name}", tenant.name());
+        bind(cluster, &tenant, name, "tidings-publisher", &of).await?;
+        tokens.push(cluster.token(tenant.name(), name, &["tidings"]).await?);
+    }
+    let key = TokenKey::es256("k");
+    let forged =
+        |number: usize| key.sign(&Draft::new("https://kubernetes.default.svc.cluster.local", &number.to_string()));
+    let post = |token: &str, from: [u8; 4]| {
+        let post = Request::post(house.site.url(0, &orders, &[("topic", "all")]), "x").from(from.into());
+        post.header("authorization", format!("Bearer {token}"))
+    };
+    let asked = async || {
+        let metrics = house.site.gateways[0].metrics().await;
+        metrics.sum_where("tidings_reviews_total", &["kind=\"token\""])
+    };
+    let (good, bad) = ([127, 0, 0, 1], [127, 0, 0, 2]);
+    let crowd: Vec<_> = (0..200)
+        .map(|number| {
+            let post = post(&forged(number), bad);
+            tokio::spawn(async move { post.send().await.status.as_u16() })
+        })
+        .collect();
+    let mut refused = 0;
+    for one in crowd {
+        let status = one.await?;
+        assert!([401, 503].contains(&status), "{status}");
+        refused += usize::from(status == 401);
+    }
+    // Twenty, and those that were under way by then: there are sixteen places, and answers that are not counted yet.
+    assert!((20..=50).contains(&refused), "{refused} were asked about");
+    assert_eq!(asked().await, refused as f64);
+    assert_eq!(post(&forged(200), bad).send().await.status, 503);
+    assert_eq!(post(&tokens[0], bad).send().await.status, 503, "a good one that is not known yet has to wait as well");
+    assert_eq!(asked().await, refused as f64, "nobody was asked");
+    for (token, from, status) in [(&tokens[0], good, 201), (&tokens[0], bad, 201), (&tokens[1], good, 201)] {
+        assert_eq!(post(token, from).send().await.status, status, "from {from:?}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_removed_binding_and_a_deleted_account_end_open_streams_within_a_minute() -> Result<()> {
     let cluster = KubeCluster::shared().await?;
