@@ -1,0 +1,263 @@
+//! Tests of [`crate::agenda`], from within.
+
+use super::*;
+use crate::report::Report;
+use serde_json::{Value, json};
+use tidings_crds::condition::{AcceptedReason, ProgrammedReason};
+
+const RESYNC: Duration = Duration::from_secs(30);
+
+fn terms() -> Terms {
+    Terms {
+        installation: Arc::default(),
+        controller: "tidings-system/tidings".into(),
+        class_name: "tidings".into(),
+        namespaces: Vec::new(),
+        public_url: None,
+        resync: RESYNC,
+    }
+}
+
+fn key(name: &str) -> ChannelKey {
+    ChannelKey::new("shop", name)
+}
+
+fn object(name: &str, version: u64, change: impl FnOnce(&mut Value)) -> DynamicObject {
+    let mut object = json!({
+        "apiVersion": "tidings.dev/v1alpha1", "kind": "Channel", "spec": {},
+        "metadata": {
+            "namespace": "shop", "name": name, "uid": name, "resourceVersion": version.to_string(), "generation": 1,
+        },
+    });
+    change(&mut object);
+    serde_json::from_value(object).unwrap()
+}
+
+fn wall() -> Time {
+    serde_json::from_value(json!("2026-11-01T00:00:00Z")).unwrap()
+}
+
+/// Everything is listed, NATS is connected, the streams were looked at.
+fn ready(names: &[&str], start: Instant) -> Agenda {
+    let mut agenda = Agenda::new(terms(), true, start);
+    list(&mut agenda, names, start);
+    agenda.broker(true, start);
+    assert!(matches!(agenda.next_job(start, &wall()), Some(Job::Survey)));
+    agenda.surveyed(Some(Survey::default()), start);
+    agenda
+}
+
+fn list(agenda: &mut Agenda, names: &[&str], now: Instant) {
+    agenda.take_channel(0, watcher::Event::Init, BTreeSet::new, now);
+    for (version, name) in (1..).zip(names) {
+        agenda.take_channel(0, watcher::Event::InitApply(object(name, version, |_| {})), BTreeSet::new, now);
+    }
+    agenda.take_channel(0, watcher::Event::InitDone, BTreeSet::new, now);
+    agenda.take_routes(BTreeSet::new(), true, BTreeSet::new, now);
+}
+
+fn jobs(agenda: &mut Agenda, now: Instant) -> Vec<Job> {
+    std::iter::from_fn(|| agenda.next_job(now, &wall())).collect()
+}
+
+fn names(jobs: &[Job]) -> Vec<String> {
+    let name = |job: &Job| match job {
+        Job::Survey => "survey".to_owned(),
+        Job::Visit { channel, .. } => format!("visit {}", channel.key.name),
+        Job::Leave { key, sweep, .. } => format!("leave {} {sweep}", key.name),
+        Job::Write { channel, .. } => format!("write {}", channel.key.name),
+    };
+    jobs.iter().map(name).collect()
+}
+
+fn report(name: &str, again: bool) -> Visited {
+    let unusable = Report::unusable(key(name), AcceptedReason::Accepted, "Good.".into());
+    let report = Report { programmed: ProgrammedReason::Programmed, again, ..unusable };
+    Visited { account: Account::Reconciled(Box::new(report)), object: None, again }
+}
+
+fn visit(agenda: &mut Agenda, now: Instant) -> Box<ObservedChannel> {
+    match agenda.next_job(now, &wall()) {
+        Some(Job::Visit { channel, .. }) => channel,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn nothing_is_done_before_everything_is_listed_and_the_streams_were_looked_at() {
+    let start = Instant::now();
+    let mut agenda = Agenda::new(terms(), true, start);
+    agenda.broker(true, start);
+    agenda.take_channel(0, watcher::Event::Init, BTreeSet::new, start);
+    agenda.take_channel(0, watcher::Event::InitApply(object("a", 1, |_| {})), BTreeSet::new, start);
+    assert!(agenda.next_job(start, &wall()).is_none());
+    agenda.take_channel(0, watcher::Event::InitDone, BTreeSet::new, start);
+    assert!(agenda.next_job(start, &wall()).is_none(), "the Routes are not listed");
+    agenda.take_routes(BTreeSet::new(), true, || [key("orphan")].into(), start);
+    assert_eq!(names(&jobs(&mut agenda, start)), ["survey"]);
+    agenda.surveyed(Some(Survey::default()), start);
+    assert_eq!(names(&jobs(&mut agenda, start)), ["visit a", "leave orphan true"]);
+}
+
+#[test]
+fn without_nats_visits_begin_after_a_while() {
+    let start = Instant::now();
+    let mut agenda = Agenda::new(terms(), true, start);
+    list(&mut agenda, &["a"], start);
+    assert!(agenda.next_job(start, &wall()).is_none());
+    assert_eq!(agenda.next(start), start + FIRST_CONNECTION);
+    assert_eq!(names(&jobs(&mut agenda, start + FIRST_CONNECTION)), ["visit a"]);
+}
+
+#[test]
+fn a_visit_is_followed_by_a_status_and_the_next_visit_by_a_survey_that_differs() {
+    let start = Instant::now();
+    let mut agenda = ready(&["a"], start);
+    let channel = visit(&mut agenda, start);
+    assert!(agenda.next_job(start, &wall()).is_none(), "one look at a time");
+    agenda.visited(&channel, report("a", false), start, 0.0);
+    let written = jobs(&mut agenda, start);
+    assert_eq!(names(&written), ["write a"]);
+    let [Job::Write { channel, status, change }] = written.as_slice() else { panic!("{written:?}") };
+    assert_eq!((*change, status.conditions.len()), (Change::Transition, 3));
+    // The answer is what stands from then on.
+    let answer = object("a", 9, |object| object["status"] = json!(status));
+    let told = agenda.written(channel, status, Ok(answer), start, 0.0);
+    assert_eq!(told.len(), 0, "{told:?}");
+    assert!(agenda.next_job(start, &wall()).is_none());
+    // What is in place is compared by the surveys, and visited in any case after some of them.
+    let mut now = start;
+    let same = |mark: u64| Some(Survey { marks: [(key("a"), mark)].into(), ..Survey::default() });
+    for (mark, then) in [(1, vec!["visit a"]), (1, vec![]), (2, vec!["visit a"])] {
+        now += RESYNC;
+        assert_eq!(names(&jobs(&mut agenda, now)), ["survey"]);
+        agenda.surveyed(same(mark), now);
+        let visits = jobs(&mut agenda, now);
+        assert_eq!(names(&visits), then);
+        for job in &visits {
+            let Job::Visit { channel, .. } = job else { panic!("{job:?}") };
+            agenda.visited(channel, report("a", false), now, 0.0);
+        }
+    }
+    let settled = now + (RESYNC * SETTLED).mul_f64(0.8);
+    assert_eq!(names(&jobs(&mut agenda, settled)), ["survey", "visit a"]);
+}
+
+#[test]
+fn what_is_not_in_place_is_visited_with_every_resync() {
+    let start = Instant::now();
+    let mut agenda = ready(&["a"], start);
+    let channel = visit(&mut agenda, start);
+    let mut refused = report("a", false);
+    if let Account::Reconciled(report) = &mut refused.account {
+        report.programmed = ProgrammedReason::StreamRefused;
+    }
+    agenda.visited(&channel, refused, start, 0.0);
+    let written = jobs(&mut agenda, start);
+    let [Job::Write { channel, status, .. }] = written.as_slice() else { panic!("{written:?}") };
+    let answer = object("a", 9, |object| object["status"] = json!(status));
+    agenda.written(channel, status, Ok(answer), start, 0.0);
+    let due = start + RESYNC.mul_f64(0.8);
+    assert_eq!(names(&jobs(&mut agenda, due)), ["visit a"]);
+}
+
+#[test]
+fn a_visit_that_failed_in_passing_is_repeated_and_a_change_does_not_wait_for_that() {
+    let start = Instant::now();
+    let mut agenda = ready(&["a"], start);
+    let channel = visit(&mut agenda, start);
+    agenda.visited(&channel, report("a", true), start, 1.0);
+    let status = jobs(&mut agenda, start);
+    assert_eq!(names(&status), ["write a"]);
+    let [Job::Write { channel, status, .. }] = status.as_slice() else { panic!("{status:?}") };
+    let gone = crate::api::ApiError::Timeout { verb: "write", what: "a".into() };
+    agenda.written(channel, status, Err(gone), start, 1.0);
+    assert!(agenda.next_job(start, &wall()).is_none());
+    let changed = object("a", 9, |object| object["metadata"]["generation"] = json!(2));
+    agenda.take_channel(0, watcher::Event::Apply(changed), BTreeSet::new, start);
+    assert_eq!(names(&jobs(&mut agenda, start)), ["visit a"]);
+}
+
+#[test]
+fn what_a_channel_left_is_cleared_away_and_looked_at_again() {
+    let start = Instant::now();
+    let mut agenda = ready(&["a"], start);
+    let channel = visit(&mut agenda, start);
+    agenda.visited(&channel, report("a", false), start, 0.0);
+    agenda.take_channel(0, watcher::Event::Delete(object("a", 9, |_| {})), BTreeSet::new, start);
+    assert_eq!(names(&jobs(&mut agenda, start)), ["leave a true"]);
+    let later = Duration::from_secs(15);
+    agenda.left(&key("a"), Ok(Some(later)), start, 0.0);
+    assert!(agenda.next_job(start, &wall()).is_none());
+    let again = jobs(&mut agenda, start + later);
+    let [Job::Leave { marked, .. }] = again.as_slice() else { panic!("{again:?}") };
+    assert_eq!(*marked, Some(later));
+}
+
+#[test]
+fn what_is_not_watched_is_not_known_to_be_gone() {
+    let start = Instant::now();
+    let mut agenda = Agenda::new(Terms { namespaces: vec!["shop".into()], ..terms() }, true, start);
+    agenda.broker(true, start);
+    agenda.take_channel(0, watcher::Event::Init, BTreeSet::new, start);
+    agenda.take_channel(0, watcher::Event::InitDone, BTreeSet::new, start);
+    let routed = [key("a"), ChannelKey::new("bank", "b")].into();
+    agenda.take_routes(BTreeSet::new(), true, || routed, start);
+    let sweepable = [key("c"), ChannelKey::new("bank", "d")].into();
+    assert_eq!(names(&jobs(&mut agenda, start)), ["survey"]);
+    agenda.surveyed(Some(Survey { sweepable, ..Survey::default() }), start);
+    assert_eq!(names(&jobs(&mut agenda, start)), ["leave a true", "leave c true"]);
+}
+
+#[test]
+fn conflicts_over_subjects_concern_both_channels() {
+    let start = Instant::now();
+    let grant = json!({ "namespaces": ["*"], "subjects": ["orders.>"] });
+    let grants = tidings_crds::grants::SubjectGrants::new(vec![serde_json::from_value(grant).unwrap()]).unwrap();
+    let installation = Arc::new(Installation { grants, ..Installation::default() });
+    let mut agenda = Agenda::new(Terms { installation, ..terms() }, true, start);
+    agenda.broker(true, start);
+    list(&mut agenda, &[], start);
+    jobs(&mut agenda, start);
+    agenda.surveyed(Some(Survey::default()), start);
+    for (version, name, created) in [(1, "younger", "2026-11-02T00:00:00Z"), (2, "older", "2026-11-01T00:00:00Z")] {
+        let channel = object(name, version, |object| {
+            object["spec"] = json!({ "subjects": ["orders.new"] });
+            object["metadata"]["creationTimestamp"] = json!(created);
+        });
+        agenda.take_channel(0, watcher::Event::Apply(channel), BTreeSet::new, start);
+    }
+    for job in jobs(&mut agenda, start) {
+        let Job::Visit { channel, conflict } = job else { panic!("{job:?}") };
+        assert_eq!(conflict.map(|conflict| conflict.with), (channel.key.name == "younger").then(|| key("older")));
+        agenda.visited(&channel, report(&channel.key.name, false), start, 0.0);
+    }
+    jobs(&mut agenda, start);
+    // The older one goes, and gives its subject free; its stream held nothing.
+    agenda.take_channel(0, watcher::Event::Delete(object("older", 9, |_| {})), BTreeSet::new, start);
+    let freed = jobs(&mut agenda, start);
+    let free =
+        freed.iter().any(|job| matches!(job, Job::Visit { conflict: None, channel } if channel.key == key("younger")));
+    assert!(free, "{freed:?}");
+}
+
+#[test]
+fn at_most_so_many_statuses_and_visits_at_a_time() {
+    let start = Instant::now();
+    let many: Vec<String> = (0..100).map(|number| format!("c{number:03}")).collect();
+    let names: Vec<&str> = many.iter().map(String::as_str).collect();
+    let mut agenda = ready(&names, start);
+    let visits = jobs(&mut agenda, start);
+    assert_eq!(visits.len(), MOST_VISITS);
+    for job in &visits {
+        let Job::Visit { channel, .. } = job else { panic!("{job:?}") };
+        agenda.visited(channel, report(&channel.key.name, false), start, 0.0);
+    }
+    // One at once, and then one every 10 ms.
+    let next = jobs(&mut agenda, start);
+    let writes = |jobs: &[Job]| jobs.iter().filter(|job| matches!(job, Job::Write { .. })).count();
+    assert_eq!((writes(&next), next.len()), (1, 1 + MOST_VISITS));
+    let later = start + Duration::from_millis(30);
+    assert_eq!(writes(&jobs(&mut agenda, later)), 3);
+    assert_eq!(writes(&jobs(&mut agenda, start + Duration::from_secs(1))), MOST_WRITES - 4);
+}
