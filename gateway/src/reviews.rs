@@ -264,7 +264,7 @@ impl Reviews {
     ) -> Result<Q, Away> {
         let waiting_and_asking = async {
             let permit = self.permits.acquire().await.ok();
-            // Right before it is asked: of a thousand that wait, those behind the first twenty cost the others nothing.
+            // Right before it is asked: of a thousand that wait, those behind the first hundred cost the others nothing.
             if client.is_some_and(|client| self.strangers.lock().is_shut_out(client, Instant::now())) {
                 return None;
             }

@@ -17,8 +17,9 @@ struct Spell {
 }
 
 /// So many may turn out to be nobody's: clients that have been offline come back with expired and revoked ones, many from behind one
-/// address. At 3 ms an answer they occupy one of the 16 places for 60 ms.
-const MOST: u32 = 20;
+/// address. At 3 ms an answer they occupy one of the 16 places for 300 ms in half a minute. Fewer would let anybody behind an address
+/// keep the others out at no cost.
+const MOST: u32 = 100;
 
 /// In so long, beginning with the first.
 const SPELL: Duration = Duration::from_secs(30);

@@ -7,7 +7,7 @@
 //! - [`manifest`], [`publisher`]: what goes in. [`sse`], [`event_source`], [`web`] ([`tls`]), [`metrics`]: what comes out.
 //! - [`truth`], [`ledger`]: what was stored, and whether a record of a client agrees with it; [`transcript`]: it in short.
 //! - [`token`], [`key_server`]: what issuers make and publish. [`evidence`], [`token_search`]: that nobody tells a token.
-//! - [`nats_protocol`], [`proxy`], [`raw`], [`line`], [`h2_frames`]: a bad network, and peers with bad manners. [`nginx`]: a proxy with good ones.
+//! - [`nats_protocol`], [`proxy`], [`raw`], [`line`](mod@line), [`h2_frames`]: a bad network, and peers with bad manners. [`nginx`]: a proxy with good ones.
 //! - [`kube_site`]: operators on a Kubernetes API and NATS; [`voice`]: what a gateway would say to them; [`cable`]: what
 //!   connects one of them with a server, to be cut.
 //! - `kube_*`, [`kubectl`], [`control_plane`], [`api_audit`], [`reaper`]: a real Kubernetes API server;
