@@ -35,14 +35,14 @@ apt() { # COMMAND...: with lists and a cache of its own, as anybody
     (cd "$work" && apt-get -qq -o Dir::State::lists="$work/lists" -o Dir::Cache="$work" -o Dir::Cache::archives="$work/archives" \
         -o APT::Sandbox::User= "$@" </dev/null)
 }
-# A hook of the machine's own may fail without root; what counts is whether there is a package afterwards.
-if ! { apt update && apt download nginx; } >"$work/log" 2>&1 && ! apt download nginx >>"$work/log" 2>&1; then
+# Whatever becomes of the lists, what counts is whether there is a package afterwards.
+if ! { apt update || true; apt download nginx; } >"$work/log" 2>&1; then
     cat "$work/log" >&2
     echo "error: apt-get could not fetch nginx. Install it, or set NGINX=/path/to/nginx." >&2
     exit 1
 fi
 dpkg-deb -x "$work"/nginx_*.deb "$work/root"
-"$work/root/usr/sbin/nginx" -v || { echo "error: Debian's nginx does not start here; install it with what it needs." >&2; exit 1; }
+"$work/root/usr/sbin/nginx" -v || { echo "error: nginx does not start; install it with what it needs, or set NGINX=/path/to/nginx." >&2; exit 1; }
 # Of several callers one is first; the others' is the same.
 mv -T "$work/root" "$cache/nginx-debian" 2>/dev/null || [ -x "$program" ]
 echo "$program"

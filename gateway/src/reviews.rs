@@ -272,11 +272,8 @@ impl Reviews {
             drop(permit);
             Some(answer)
         };
-        let asked = match tokio::time::timeout(DEADLINE, waiting_and_asking).await {
-            Ok(None) => return Err(Away),
-            Ok(Some(answer)) => Ok(answer),
-            Err(elapsed) => Err(elapsed),
-        };
+        let asked = tokio::time::timeout(DEADLINE, waiting_and_asking).await;
+        let Some(asked) = asked.transpose() else { return Err(Away) };
         let outcome = asked.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         self.metrics.reviewed(what, outcome.is_ok());
         let failed = outcome.is_err();

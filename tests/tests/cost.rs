@@ -4,13 +4,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use tidings_tests::installation::{Installation, Settings};
-use tidings_tests::kube_authority::KubeAuthority;
+use tidings_tests::installation::Installation;
+use tidings_tests::line::Line;
 use tidings_tests::manifest::Manifest;
 use tidings_tests::segments::Received;
-use tidings_tests::tls::{TlsClient, TlsFolder};
+use tidings_tests::side::Side;
 use tidings_tests::wait::{PATIENCE, eventually};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -18,21 +18,15 @@ const SUBSCRIBERS: u64 = 200;
 const PUBLICATIONS: u64 = 50;
 
 /// The longest silence that a channel may have, in seconds: no heartbeat comes between.
-const QUIET: u32 = 60;
+const QUIET: u32 = 300;
 
 /// What TLS 1.3 adds to a record (RFC 8446, section 5.2): header, type and tag.
 const RECORD: u64 = 5 + 1 + 16;
 
-/// A connection, whatever is on it.
-trait Line: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Line for T {}
-
-/// A gateway with a channel, and how it is spoken to.
+/// A gateway with a channel.
 struct Site {
     installation: Installation,
     channel: Manifest,
-    tls: Option<(TlsClient, TlsFolder)>,
     /// The sockets of all connections, beside whoever reads them.
     sockets: Mutex<Vec<OwnedFd>>,
 }
@@ -48,29 +42,17 @@ struct Tally {
 // === impl Site ===
 
 impl Site {
-    async fn plain() -> Self {
-        Self::of(Settings::default(), None).await
-    }
-
-    async fn sealed() -> Self {
-        let authority = KubeAuthority::new().expect("an authority");
-        let (folder, client) = (TlsFolder::of(&authority), TlsClient::trusting(&authority));
-        Self::of(Settings::default().tls(&folder, client.clone()), Some((client, folder))).await
-    }
-
-    async fn of(settings: Settings, tls: Option<(TlsClient, TlsFolder)>) -> Self {
-        let installation = settings.start().await;
+    async fn on(side: Side) -> Self {
+        let installation = Installation::on(side).await;
         let channel = installation.channel(Manifest::public("orders").with("events/heartbeatSeconds", QUIET)).await;
-        Self { installation, channel, tls, sockets: Mutex::default() }
+        Self { installation, channel, sockets: Mutex::default() }
     }
 
-    async fn request(&self) -> Box<dyn Line> {
-        let socket = TcpStream::connect(self.installation.gateways[0].address()).await.expect("the gateway listens");
+    async fn request(&self) -> Line {
+        let gateway = &self.installation.gateways[0];
+        let socket = TcpStream::connect(gateway.address()).await.expect("the gateway listens");
         self.sockets.lock().unwrap().push(socket.as_fd().try_clone_to_owned().expect("a second descriptor"));
-        let mut socket: Box<dyn Line> = match &self.tls {
-            None => Box::new(socket),
-            Some((client, _)) => Box::new(client.connect(socket, "http/1.1").await.expect("a session")),
-        };
+        let mut socket = gateway.line(socket, "http/1.1").await;
         let head = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", self.channel.path());
         socket.write_all(head.as_bytes()).await.expect("sent");
         socket
@@ -122,7 +104,7 @@ impl Site {
 }
 
 /// Reads one stream for as long as it lasts. Its events are few and small, and come one at a time: none is split.
-async fn subscribe(mut socket: Box<dyn Line>, tally: Arc<Tally>) {
+async fn subscribe(mut socket: Line, tally: Arc<Tally>) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(read) = socket.read(&mut buffer).await {
         let text = String::from_utf8_lossy(&buffer[..read]);
@@ -148,21 +130,21 @@ async fn reaches(what: &str, count: &AtomicU64, wanted: u64) {
 
 #[tokio::test]
 async fn an_event_leaves_in_one_write_and_nothing_but_its_frame() {
-    Site::plain().await.deliver(0).await;
+    Site::on(Side::Http1).await.deliver(0).await;
 }
 
 #[tokio::test]
 async fn an_event_leaves_over_tls_in_one_write_and_one_record() {
-    Site::sealed().await.deliver(RECORD).await;
+    Site::on(Side::Tls).await.deliver(RECORD).await;
 }
 
 #[tokio::test]
 async fn a_connect_takes_one_write() {
-    assert_eq!(Site::plain().await.connect().await, 1);
+    assert_eq!(Site::on(Side::Http1).await.connect().await, 1);
 }
 
 #[tokio::test]
 async fn a_connect_over_tls_takes_three_writes() {
     // The server's flight, the tickets to resume with, and the head.
-    assert_eq!(Site::sealed().await.connect().await, 3);
+    assert_eq!(Site::on(Side::Tls).await.connect().await, 3);
 }
