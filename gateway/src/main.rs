@@ -2,14 +2,14 @@
 
 use anyhow::Context;
 use clap::Parser;
-use tidings_gateway::config::{Arguments, Config};
+use tidings_gateway::config::args::{Arguments, Config};
 use tidings_gateway::signal::Signals;
-use tidings_gateway::{run, telemetry};
+use tidings_gateway::{logging, run};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let config = Config::from(Arguments::parse());
-    telemetry::start(&config).context("--log cannot be read")?;
+    logging::start(&config).context("--log cannot be read")?;
     run::run(config, Signals::new()?).await?;
     Ok(())
 }

@@ -11,33 +11,33 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
-use crate::accept::Port;
-use crate::admin::Admin;
-use crate::app::{App, MAX_URI_BYTES};
-use crate::authority::Authority;
-use crate::broker::{Broker, BrokerError, BrokerOptions};
-use crate::config::{Config, ConnectionLimits, Source};
-use crate::connection::{Departure, Protocol};
-use crate::core_tasks::CoreTasks;
-use crate::drain::{Drain, DrainTimes, Phase};
-use crate::hub::{Hub, HubSettings};
-use crate::listener::{ListenFailed, Listener, listen};
-use crate::metrics::Metrics;
-use crate::pulse::Pulse;
-use crate::quota::Limit;
-use crate::room::Room;
-use crate::route_files::RouteFiles;
-use crate::route_objects::{ClusterError, RouteObjects};
-use crate::route_table::{Change, RouteTable};
+use crate::auth::authenticator::Authority;
+use crate::auth::current_settings::Rules;
+use crate::channel::hub::{Hub, HubSettings};
+use crate::config::args::{Config, ConnectionLimits, Source};
+use crate::config::settings::Settings;
+use crate::config::settings_file::{self, SettingsFile, SettingsFileError};
+use crate::delivery::workers::Shards;
+use crate::heartbeat::nats_service::Service;
+use crate::heartbeat::sender::Pulse;
+use crate::http::admin::Admin;
+use crate::http::router::{App, MAX_URI_BYTES};
+use crate::limits::quota::Limit;
+use crate::memory_trim::{self, Crowd};
+use crate::metrics::registry::Metrics;
+use crate::nats::connections::{Broker, BrokerError, BrokerOptions};
+use crate::routes::config_maps::{ClusterError, RouteObjects};
+use crate::routes::files::RouteFiles;
+use crate::routes::table::{Change, RouteTable};
 use crate::routes::{RoutePublisher, Routes};
-use crate::rules::Rules;
-use crate::service::Service;
-use crate::settings::Settings;
-use crate::settings_file::{self, SettingsFile, SettingsFileError};
-use crate::shards::Shards;
+use crate::runtime::drain::{Drain, DrainTimes, Phase};
+use crate::runtime::tasks::CoreTasks;
+use crate::server::accept::Port;
+use crate::server::connection::{Departure, Protocol};
+use crate::server::connection_limit::Room;
+use crate::server::listener::{ListenFailed, Listener, listen};
+use crate::server::tls::{Tls, TlsError};
 use crate::signal::{Ask, Signals};
-use crate::slack::{self, Crowd};
-use crate::tls::{Tls, TlsError};
 
 /// Why the gateway ended in an error.
 #[derive(Debug, thiserror::Error)]
@@ -188,7 +188,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     core.spawn({
         let (room, hub) = (room.clone(), hub.clone());
         async move {
-            slack::give_back(|| Crowd {
+            memory_trim::give_back(|| Crowd {
                 came: room.entered() + hub.opened(),
                 here: u64::from(room.taken()) + hub.subscribers(),
             })

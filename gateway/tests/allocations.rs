@@ -13,16 +13,16 @@ use bytes::Bytes;
 use tidings_crds::position::Epoch;
 use tidings_crds::route::Route;
 use tidings_crds::topic::TopicSet;
-use tidings_gateway::channel::{Behind, LiveChannel, Parts, Share};
-use tidings_gateway::fanout::Fanout;
-use tidings_gateway::farewell::Farewell;
-use tidings_gateway::log::{Entry, Kind, LogLimits, Mark};
-use tidings_gateway::metrics::Metrics;
-use tidings_gateway::outside::{Arrival, Heard, Now, Outside, RollId, Ticket, Wrote};
-use tidings_gateway::shard::Shard;
-use tidings_gateway::stream::Stream;
-use tidings_gateway::subscriber::{Beginning, Subscriber};
-use tidings_gateway::wire::Wire;
+use tidings_gateway::channel::drain_schedule::Farewell;
+use tidings_gateway::channel::event_stream::Stream;
+use tidings_gateway::channel::live::{Behind, LiveChannel, Parts, Share};
+use tidings_gateway::channel::subscriber::{Beginning, Subscriber};
+use tidings_gateway::delivery::io::{Arrival, Heard, Now, Outside, RollId, Ticket, Wrote};
+use tidings_gateway::delivery::shard::Shard;
+use tidings_gateway::log::event_log::{Entry, Kind, LogLimits, Mark};
+use tidings_gateway::log::fanout::Fanout;
+use tidings_gateway::metrics::registry::Metrics;
+use tidings_gateway::nats::decode::Wire;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };

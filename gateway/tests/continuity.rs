@@ -15,12 +15,12 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use tidings_crds::position::{Epoch, Position};
 use tidings_crds::topic::TopicSet;
-use tidings_gateway::chunk::Chunk;
-use tidings_gateway::fanout::Fanout;
-use tidings_gateway::ingest::{self, Answer, Ask, Info, Ingest};
-use tidings_gateway::log::{Entry, Kind, Located, LogLimits, Mark};
-use tidings_gateway::publication::Publication;
-use tidings_gateway::subscriber::{Beginning, Step, Subscriber};
+use tidings_gateway::channel::subscriber::{Beginning, Step, Subscriber};
+use tidings_gateway::log::chunk::Chunk;
+use tidings_gateway::log::event_log::{Entry, Kind, Located, LogLimits, Mark};
+use tidings_gateway::log::fanout::Fanout;
+use tidings_gateway::log::ingest::{self, Answer, Ask, Info, Ingest};
+use tidings_gateway::log::publication::Publication;
 
 const EPOCH: Epoch = Epoch::from_nanos(10);
 const TOPICS: [&str; 3] = ["a", "b", "c"];

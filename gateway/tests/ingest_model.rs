@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use proptest::prelude::*;
 use tidings_crds::position::{Epoch, Stamp};
-use tidings_gateway::ingest::{Answer, Ask, Info, Ingest, Step};
-use tidings_gateway::log::Mark;
-use tidings_gateway::publication::Publication;
+use tidings_gateway::log::event_log::Mark;
+use tidings_gateway::log::ingest::{Answer, Ask, Info, Ingest, Step};
+use tidings_gateway::log::publication::Publication;
 
 const EPOCH: Epoch = Epoch::from_nanos(10);
 

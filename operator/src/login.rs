@@ -181,7 +181,10 @@ mod tests {
 
     #[test]
     fn operator_and_gateway_have_the_same_file() {
-        assert_eq!(include_str!("../../gateway/src/login.rs"), include_str!("../../operator/src/login.rs"));
+        assert_eq!(
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../gateway/src/nats/login.rs")),
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../operator/src/login.rs"))
+        );
     }
 
     #[derive(Debug, Parser)]

@@ -1,0 +1,196 @@
+//! The keys of one issuer, kept up to date by one task: however many requests miss a key, it is asked for once.
+//!
+//! What a missing key means, and when to ask again, is decided in [`crate::auth::key_set`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::{Algorithm, DecodingKey};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
+
+use crate::auth::issuer::{Issuer, KeySource};
+use crate::auth::jwks_client::fetch;
+use crate::auth::key_set::{KeySet, Lookup, REFRESH, Ring};
+use crate::metrics::registry::{KeyRead, Metrics};
+use crate::runtime::file_watch::{LOOK, Watched};
+
+/// The keys of one issuer.
+#[derive(Debug)]
+pub struct Keyring {
+    issuer: Arc<Issuer>,
+    ring: Mutex<Ring>,
+    /// Somebody misses a key.
+    missed: Notify,
+    /// Counts the answers.
+    answers: watch::Sender<u64>,
+}
+
+/// Why there are no keys for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoKeys {
+    /// The issuer has no such key.
+    Unknown,
+    /// The issuer cannot be asked.
+    Unavailable,
+}
+
+/// Longer than one fetch takes at most.
+const PATIENCE: Duration = Duration::from_secs(7);
+
+// === impl Keyring ===
+
+impl Keyring {
+    /// The keys of this issuer, unknown until [`Keyring::follow`] runs.
+    pub fn new(issuer: Arc<Issuer>) -> Self {
+        Self { issuer, ring: Mutex::default(), missed: Notify::new(), answers: watch::Sender::new(0) }
+    }
+
+    /// Whose keys they are.
+    pub fn issuer(&self) -> &Arc<Issuer> {
+        &self.issuer
+    }
+
+    /// Whether any key is known.
+    pub fn has_keys(&self) -> bool {
+        self.ring.lock().known().is_some()
+    }
+
+    /// The keys that a token may be signed with, asked for once more if there is none.
+    pub async fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<Vec<DecodingKey>, NoKeys> {
+        let look = || self.ring.lock().find(id, algorithm, Instant::now());
+        let mut lookup = look();
+        if matches!(lookup, Lookup::Ask) {
+            // From here on no answer is missed.
+            let mut answers = self.answers.subscribe();
+            lookup = look();
+            if matches!(lookup, Lookup::Ask) {
+                self.missed.notify_one();
+                let _ = tokio::time::timeout(PATIENCE, answers.changed()).await;
+                lookup = look();
+            }
+        }
+        match lookup {
+            Lookup::Found(keys) => Ok(keys),
+            Lookup::Unknown => Err(NoKeys::Unknown),
+            Lookup::Unavailable | Lookup::Ask => Err(NoKeys::Unavailable),
+        }
+    }
+
+    /// Keeps the keys up to date for ever.
+    pub async fn follow(&self, metrics: &Metrics) {
+        match &self.issuer.keys {
+            KeySource::Url { url, ca } => loop {
+                match fetch(url, ca.as_deref()).await {
+                    Ok(document) => self.take(KeySet::from_jwks(&document, &self.issuer.algorithms), metrics),
+                    Err(error) => self.failed(&error, metrics),
+                }
+                self.until_due().await;
+            },
+            KeySource::File(file) => {
+                let mut file = Watched::new(file);
+                loop {
+                    match file.look() {
+                        Ok(Some(document)) => {
+                            self.take(KeySet::from_jwks(&document, &self.issuer.algorithms), metrics);
+                        }
+                        Ok(None) => self.ring.lock().confirmed(Instant::now()),
+                        Err(error) => self.failed(&error, metrics),
+                    }
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+            KeySource::Secret { file, previous } => {
+                let mut files: Vec<Watched> =
+                    [Some(file), previous.as_ref()].into_iter().flatten().map(Watched::new).collect();
+                let mut secrets: Vec<Vec<u8>> = vec![Vec::new(); files.len()];
+                loop {
+                    match look(&mut files, &mut secrets) {
+                        Ok(true) => self.take(KeySet::from_secrets(&secrets, &self.issuer.algorithms), metrics),
+                        Ok(false) => self.ring.lock().confirmed(Instant::now()),
+                        Err(error) => self.failed(&error, metrics),
+                    }
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+        }
+    }
+
+    /// Until somebody misses a key, the keys are old, or a failed attempt can be repeated.
+    async fn until_due(&self) {
+        loop {
+            let (pause, failing) = {
+                let ring = self.ring.lock();
+                (ring.pause(), ring.is_failing())
+            };
+            let wait = if failing { pause } else { REFRESH.mul_f64(0.8 + 0.4 * rand::random::<f64>()) };
+            if tokio::time::timeout(wait, self.missed.notified()).await.is_err()
+                || self.ring.lock().may_ask(Instant::now())
+            {
+                return;
+            }
+            // Missed while the last answer was on its way: it counts for this one too.
+            self.answers.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn take(&self, read: Result<KeySet, crate::auth::key_set::KeySetError>, metrics: &Metrics) {
+        match read {
+            Ok(set) => {
+                let keys = set.len();
+                metrics.keys_read(KeyRead::Taken);
+                if self.answered(Some(set)) {
+                    info!(issuer = &*self.issuer.name, keys, "Took up the keys of an issuer.");
+                }
+            }
+            Err(error) => self.failed(&error, metrics),
+        }
+    }
+
+    fn failed(&self, error: &dyn std::error::Error, metrics: &Metrics) {
+        metrics.keys_read(KeyRead::Failed);
+        let known = self.has_keys();
+        if !self.ring.lock().is_failing() {
+            let cause = chain(error);
+            warn!(
+                issuer = &*self.issuer.name,
+                known,
+                error = cause,
+                "Failed to read the keys of an issuer; the last ones stay in force."
+            );
+        }
+        self.answered(None);
+    }
+
+    /// Whether the answer brought anything new.
+    fn answered(&self, set: Option<KeySet>) -> bool {
+        let news = self.ring.lock().answered(set, Instant::now());
+        self.answers.send_modify(|count| *count += 1);
+        news
+    }
+}
+
+/// Whether any of the files has changed.
+fn look(files: &mut [Watched], contents: &mut [Vec<u8>]) -> std::io::Result<bool> {
+    let mut changed = false;
+    for (file, content) in files.iter_mut().zip(contents) {
+        if let Some(bytes) = file.look()? {
+            changed |= bytes != *content;
+            *content = bytes;
+        }
+    }
+    Ok(changed)
+}
+
+/// An error with everything that caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut told = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        told.push_str(": ");
+        told.push_str(&error.to_string());
+        cause = error.source();
+    }
+    told
+}

@@ -1,0 +1,357 @@
+//! Reads the stream behind the Log, once for everybody who needs the same range.
+//!
+//! Ranges begin at multiples of `ALIGN`, so that thousands of clients that come back at slightly different positions
+//! share them, and go on where the one before ended. What is read is kept for a moment, within a bound in bytes.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tidings_crds::position::Epoch;
+use tidings_crds::subject::Pattern;
+use tidings_crds::topic::TopicSet;
+use tokio::sync::OnceCell;
+
+use crate::channel::concurrency_limit::{Gate, Pass};
+use crate::log::chunk::Chunk;
+use crate::log::event_log::{Entry, Kind, Mark};
+use crate::log::frame::Framing;
+use crate::log::publication::Publication;
+use crate::metrics::registry::{Backfill as For, Metrics};
+use crate::nats::stream_reader::{BATCH, ReadError, Reader};
+
+/// Where shared ranges begin.
+const ALIGN: u64 = BATCH as u64;
+
+/// From this distance on a filter is given to the server instead of being applied here.
+const FAR: u64 = 8 * ALIGN;
+
+/// More filters than this are not read one by one.
+const FILTERS: usize = 4;
+
+/// Messages read from the leader one by one when a batch has broken the connection.
+const SINGLES: usize = 64;
+
+/// Chunks kept: 32 MiB hold 10,000 clients' worth of the last thousand events of a few channels.
+const KEPT_BYTES: usize = 32 << 20;
+
+/// How long a chunk is kept: as long as a wave of reconnects takes.
+const KEPT_FOR: Duration = Duration::from_secs(10);
+
+/// Ranges read at the same time, unless the settings say otherwise: 16 × 512 messages of 1 KiB are 8 MiB on their way.
+pub const AT_ONCE: usize = 16;
+
+/// The chunks of all channels.
+#[derive(Debug)]
+pub struct Backfill {
+    kept: Mutex<Kept>,
+    gate: Gate,
+    metrics: Arc<Metrics>,
+}
+
+/// A range that is being read.
+struct Reading<'b> {
+    metrics: &'b Metrics,
+    _pass: Pass<'b>,
+}
+
+/// Which stream is read, and how.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Tells channels apart, and the same channel opened anew.
+    pub channel: u64,
+    /// Tells apart what was read before and after the stream went back in time.
+    pub generation: u32,
+    /// The incarnation that is expected.
+    pub epoch: Epoch,
+    /// Who reads.
+    pub reader: Reader,
+    /// How frames are made.
+    pub framing: Framing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    channel: u64,
+    generation: u32,
+    /// `None`: everything.
+    topics: Option<TopicSet>,
+    from: u64,
+}
+
+/// What has been read lately, and what is being read.
+#[derive(Debug, Default)]
+struct Kept {
+    flights: HashMap<Key, Flight>,
+    order: VecDeque<Key>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Flight {
+    chunk: Arc<OnceCell<Arc<Chunk>>>,
+    born: Instant,
+    cost: usize,
+}
+
+// === impl Backfill ===
+
+impl Backfill {
+    /// Nothing read yet.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { kept: Mutex::default(), gate: Gate::new(AT_ONCE), metrics }
+    }
+
+    /// Reads so many ranges at the same time from now on.
+    pub fn limit(&self, most: usize) {
+        self.gate.set(most);
+    }
+
+    /// What lies behind `after` and passes `topics`; `floor` is where the Log begins.
+    ///
+    /// The chunk may begin before `after`, may hold entries that do not pass, and reaches beyond `after`.
+    pub async fn read(
+        &self,
+        source: &Source,
+        topics: &TopicSet,
+        after: u64,
+        floor: u64,
+    ) -> Result<Arc<Chunk>, ReadError> {
+        let filtered = !topics.is_all() && topics.filters().len() <= FILTERS && floor.saturating_sub(after) > FAR;
+        let topics = filtered.then(|| topics.clone());
+        // Behind a chunk that ended in between, exactly there; else where others begin as well.
+        for from in [after - after % ALIGN, after] {
+            let key = Key { channel: source.channel, generation: source.generation, topics: topics.clone(), from };
+            let chunk = self.shared(source, key, floor).await?;
+            if chunk.through > after {
+                return Ok(chunk);
+            }
+        }
+        Err(ReadError::Unavailable)
+    }
+
+    /// The unfiltered chunk that holds `sequence`, or proves it gone.
+    pub async fn around(&self, source: &Source, sequence: u64, floor: u64) -> Result<Arc<Chunk>, ReadError> {
+        self.read(source, &TopicSet::all(), sequence.saturating_sub(1), floor.max(sequence)).await
+    }
+
+    async fn shared(&self, source: &Source, key: Key, floor: u64) -> Result<Arc<Chunk>, ReadError> {
+        let flight = self.kept.lock().flight(&key, Instant::now());
+        let chunk = flight
+            .get_or_try_init(|| async {
+                let _reading = self.begin().await;
+                let chunk = Arc::new(fetch(source, key.topics.as_ref(), key.from, floor).await?);
+                self.kept.lock().landed(&key, chunk.cost());
+                Ok(chunk)
+            })
+            .await?;
+        Ok(chunk.clone())
+    }
+
+    async fn begin(&self) -> Reading<'_> {
+        let pass = match self.gate.try_enter() {
+            Some(pass) => pass,
+            None => {
+                self.metrics.backfill_waits();
+                self.gate.enter().await
+            }
+        };
+        self.metrics.backfill_begins();
+        Reading { metrics: &self.metrics, _pass: pass }
+    }
+}
+
+impl Default for Backfill {
+    fn default() -> Self {
+        Self::new(Metrics::new(0))
+    }
+}
+
+// === impl Reading ===
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.metrics.backfill_ends();
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    /// The flight for this range, perhaps a new one.
+    fn flight(&mut self, key: &Key, now: Instant) -> Arc<OnceCell<Arc<Chunk>>> {
+        while let Some(oldest) = self.order.front() {
+            let young = self.flights.get(oldest).is_some_and(|f| now.duration_since(f.born) <= KEPT_FOR);
+            if young {
+                break;
+            }
+            self.forget_oldest();
+        }
+        if let Some(flight) = self.flights.get(key) {
+            return flight.chunk.clone();
+        }
+        let chunk = Arc::new(OnceCell::new());
+        self.flights.insert(key.clone(), Flight { chunk: chunk.clone(), born: now, cost: 0 });
+        self.order.push_back(key.clone());
+        chunk
+    }
+
+    /// Counts what was read, and makes room for it.
+    fn landed(&mut self, key: &Key, cost: usize) {
+        if let Some(flight) = self.flights.get_mut(key) {
+            flight.cost = cost;
+            self.bytes += cost;
+        }
+        while self.bytes > KEPT_BYTES && !self.order.is_empty() {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some(flight) = self.order.pop_front().and_then(|key| self.flights.remove(&key)) {
+            self.bytes -= flight.cost;
+        }
+    }
+}
+
+/// A range as far as it was proven.
+struct Range {
+    messages: Vec<Publication>,
+    through: u64,
+}
+
+/// Reads what lies behind `from`, at least one batch or up to `floor`.
+async fn fetch(source: &Source, topics: Option<&TopicSet>, from: u64, floor: u64) -> Result<Chunk, ReadError> {
+    let patterns: Vec<Option<Pattern>> = match topics {
+        None => vec![None],
+        Some(topics) => {
+            let space = source.reader.topics();
+            topics.filters().iter().flat_map(|filter| space.patterns(filter)).map(Some).collect()
+        }
+    };
+    let mut through = floor;
+    let mut messages = Vec::new();
+    let mut asked_leader = false;
+    for pattern in &patterns {
+        let range = range(source, pattern.as_ref(), from, floor, &mut asked_leader).await?;
+        through = through.min(range.through);
+        messages.extend(range.messages);
+    }
+    if patterns.len() > 1 {
+        messages.sort_by_key(|publication| publication.sequence);
+        messages.dedup_by_key(|publication| publication.sequence);
+    }
+    let info = source.reader.info().await?;
+    if info.epoch != source.epoch {
+        return Err(ReadError::Replaced);
+    }
+    if asked_leader && info.last < floor {
+        // The leader that saw nothing does not know of the floor: its word proves nothing.
+        return Err(ReadError::Unavailable);
+    }
+    let entries = messages
+        .into_iter()
+        .filter(|publication| !publication.marker && publication.sequence <= through)
+        .map(|publication| entry(source, publication))
+        .collect();
+    Ok(Chunk { from, through, first: info.first, entries })
+}
+
+async fn range(
+    source: &Source,
+    pattern: Option<&Pattern>,
+    from: u64,
+    floor: u64,
+    asked_leader: &mut bool,
+) -> Result<Range, ReadError> {
+    let mut range = Range { messages: Vec::new(), through: from };
+    let mut singles = false;
+    loop {
+        let next = range.through + 1;
+        if !singles {
+            match source.reader.batch(next, pattern, For::Direct).await {
+                Ok(batch) => {
+                    if let Some(last) = batch.messages.last() {
+                        range.through = last.sequence;
+                    }
+                    range.messages.extend(batch.messages);
+                    if range.through >= floor {
+                        // Below the highest sequence it contains, a reply proves what is missing.
+                        range.through = floor;
+                        return Ok(range);
+                    }
+                    if batch.more || range.messages.len() >= BATCH {
+                        return Ok(range);
+                    }
+                }
+                Err(ReadError::Broken) => singles = true,
+                Err(error) => return Err(error),
+            }
+        }
+        // The replica has no more, or cannot be read: the leader tells.
+        *asked_leader = true;
+        match source.reader.leader(range.through + 1, pattern).await? {
+            Some(single) if single.publication.sequence <= floor => {
+                range.through = single.publication.sequence;
+                range.messages.push(single.publication);
+                if singles && range.messages.len() >= SINGLES {
+                    return Ok(range);
+                }
+            }
+            Some(_) | None => {
+                range.through = floor;
+                return Ok(range);
+            }
+        }
+        if range.through >= floor {
+            return Ok(range);
+        }
+    }
+}
+
+/// Encodes a publication that was read from the stream.
+pub fn entry(source: &Source, publication: Publication) -> Arc<Entry> {
+    let mark = Mark { sequence: publication.sequence, stamp: Some(publication.stamp()) };
+    let frame = source.framing.publication(&publication, Some(mark.position(source.epoch)));
+    Arc::new(Entry {
+        sequence: publication.sequence,
+        time: publication.time,
+        topic: publication.topic,
+        frame,
+        kind: Kind::Event,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(from: u64) -> Key {
+        Key { channel: 1, generation: 0, topics: None, from }
+    }
+
+    #[test]
+    fn the_same_range_is_one_flight() {
+        let (mut kept, now) = (Kept::default(), Instant::now());
+        let first = kept.flight(&key(0), now);
+        assert!(Arc::ptr_eq(&first, &kept.flight(&key(0), now)));
+        assert!(!Arc::ptr_eq(&first, &kept.flight(&key(512), now)));
+        let later = now + KEPT_FOR + Duration::from_millis(1);
+        assert!(!Arc::ptr_eq(&first, &kept.flight(&key(0), later)));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_in_bytes() {
+        let (mut kept, now) = (Kept::default(), Instant::now());
+        for n in 0..40 {
+            kept.flight(&key(n), now);
+            kept.landed(&key(n), 1 << 20);
+        }
+        assert!(kept.bytes <= KEPT_BYTES);
+        assert_eq!((kept.flights.len(), kept.order.len()), (32, 32));
+        // One that was forgotten while it was in the air counts for nothing.
+        kept.landed(&key(0), 1 << 20);
+        assert_eq!(kept.bytes, 32 << 20);
+    }
+}

@@ -1,0 +1,291 @@
+//! One channel with subscribers here: what is known of it, and who is asked about it.
+//!
+//! [`super::relay`] keeps it up to date, [`super::resume`] seats subscribers, [`super::event_stream`] sends them what is theirs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, MutexGuard};
+use tidings_crds::position::Epoch;
+use tidings_crds::route::{Route, RouteSource};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::channel::backfill::{Backfill, Source};
+use crate::channel::drain_schedule::Farewell;
+use crate::log::chunk::Chunk;
+use crate::log::end_reason::EndReason;
+use crate::log::event_log::{LogLimits, Mark};
+use crate::log::fanout::Fanout;
+use crate::log::frame::Framing;
+use crate::metrics::registry::ChannelMetrics;
+use crate::nats::decode::Wire;
+use crate::nats::stream_reader::{ReadError, Reader};
+
+/// One channel with subscribers here.
+#[derive(Debug)]
+pub struct LiveChannel {
+    /// Tells it apart from the same channel opened anew.
+    pub id: u64,
+    /// `namespace/name`.
+    pub key: String,
+    /// Reads its messages.
+    pub wire: Arc<Wire>,
+    /// Asks its stream; an Ephemeral channel has none.
+    pub reader: Option<Reader>,
+    /// What is counted for it.
+    pub metrics: Arc<ChannelMetrics>,
+    /// Ends the relay.
+    pub stop: CancellationToken,
+    route: ArcSwap<Route>,
+    /// How often the Route was replaced.
+    version: AtomicU64,
+    fanout: Mutex<Fanout>,
+    backfill: Arc<Backfill>,
+    farewell: Arc<Farewell>,
+    open: watch::Sender<bool>,
+    head: watch::Sender<u64>,
+    look: Notify,
+    subscribers: AtomicU64,
+    idle_since: Mutex<Instant>,
+}
+
+/// One subscriber's share of a channel: while it lives, the channel stays open.
+#[derive(Debug)]
+pub struct Share {
+    channel: Arc<LiveChannel>,
+}
+
+/// What a channel is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Tells it apart from the same channel opened anew.
+    pub id: u64,
+    /// What it serves.
+    pub route: Arc<Route>,
+    /// Reads its messages.
+    pub wire: Arc<Wire>,
+    /// Asks its stream.
+    pub reader: Option<Reader>,
+    /// What is counted for it.
+    pub metrics: Arc<ChannelMetrics>,
+    /// How much of it stays in memory.
+    pub limits: LogLimits,
+    /// Shared by all channels.
+    pub backfill: Arc<Backfill>,
+    /// Shared by all channels.
+    pub farewell: Arc<Farewell>,
+    /// Ends the relay.
+    pub stop: CancellationToken,
+}
+
+// === impl LiveChannel ===
+
+impl LiveChannel {
+    /// A channel about to be opened.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { id, route, wire, reader, metrics, limits, backfill, farewell, stop } = parts;
+        // Ephemeral channels have no epoch, and nothing of this one is shown before the relay has opened it.
+        let fanout = Fanout::new(Epoch::from_nanos(0), Mark { sequence: 0, stamp: None }, 1, limits);
+        Self {
+            id,
+            key: route.key(),
+            wire,
+            reader,
+            metrics,
+            stop,
+            route: ArcSwap::new(route),
+            version: AtomicU64::new(0),
+            fanout: Mutex::new(fanout),
+            backfill,
+            farewell,
+            open: watch::Sender::new(false),
+            head: watch::Sender::new(0),
+            look: Notify::new(),
+            subscribers: AtomicU64::new(0),
+            idle_since: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// The Route in force.
+    pub fn route(&self) -> Arc<Route> {
+        self.route.load_full()
+    }
+
+    /// Puts another version of the Route in force.
+    pub fn set_route(&self, route: Arc<Route>) {
+        self.route.store(route);
+        // Behind the store: whoever sees the new version sees the new Route.
+        self.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Grows with every [`LiveChannel::set_route`].
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// How publications become frames.
+    pub fn framing(&self) -> Framing {
+        let route = self.route.load();
+        Framing { encoding: route.events.encoding, max_event_bytes: route.events.max_event_bytes }
+    }
+
+    /// Whether its events have positions.
+    pub fn has_positions(&self) -> bool {
+        self.reader.is_some()
+    }
+
+    /// Whether it keeps all messages of a topic.
+    pub fn keeps_all(&self) -> bool {
+        match &self.route.load().source {
+            RouteSource::Durable { max_messages_per_topic, .. } => max_messages_per_topic.is_none(),
+            RouteSource::Ephemeral => true,
+        }
+    }
+
+    /// The longest silence on a stream.
+    pub fn heartbeat(&self) -> Duration {
+        Duration::from_secs(u64::from(self.route.load().events.heartbeat_seconds.max(1)))
+    }
+
+    /// What subscribers are sent next.
+    pub fn fanout(&self) -> MutexGuard<'_, Fanout> {
+        self.fanout.lock()
+    }
+
+    /// Changes what subscribers are sent next, and wakes those it concerns once the lock is free.
+    pub fn change(&self, change: impl FnOnce(&mut Fanout, &mut Vec<Waker>)) {
+        let mut woken = Vec::new();
+        let head = {
+            let mut fanout = self.fanout.lock();
+            change(&mut fanout, &mut woken);
+            let (events, bytes) = fanout.holds();
+            self.metrics.log_holds(events as u64, bytes as u64);
+            fanout.head().sequence
+        };
+        woken.into_iter().for_each(Waker::wake);
+        self.head.send_if_modified(|known| std::mem::replace(known, head) != head);
+    }
+
+    /// The relay has found out where the stream ends.
+    pub fn opened(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// Waits until the relay has found out where the stream ends.
+    pub async fn until_open(&self) {
+        // The sender lives as long as we do.
+        let _ = self.open.subscribe().wait_for(|open| *open).await;
+    }
+
+    /// Waits until the head has moved from `sequence`, or another stream is served.
+    pub async fn until_moved(&self, sequence: u64) {
+        let _ = self.head.subscribe().wait_for(|head| *head != sequence).await;
+    }
+
+    /// Has the relay ask the leader now.
+    pub fn look(&self) {
+        self.look.notify_one();
+    }
+
+    /// Waits for somebody to call [`LiveChannel::look`].
+    pub async fn asked_to_look(&self) {
+        self.look.notified().await;
+    }
+
+    /// Ends every stream.
+    pub fn end(&self, reason: EndReason) {
+        self.change(|fanout, woken| fanout.end(reason, woken));
+        self.stop.cancel();
+    }
+
+    /// Wakes every stream, to look around.
+    pub fn wake_all(&self) {
+        self.change(|fanout, woken| fanout.wake_all(woken));
+    }
+
+    /// The gateway's way to go.
+    pub fn farewell(&self) -> &Farewell {
+        &self.farewell
+    }
+
+    /// What the backfill needs to know of this channel, unless it is Ephemeral.
+    pub fn source(&self) -> Option<Source> {
+        let reader = self.reader.clone()?;
+        let (generation, epoch) = {
+            let fanout = self.fanout.lock();
+            (fanout.generation(), fanout.epoch())
+        };
+        Some(Source { channel: self.id, generation, epoch, reader, framing: self.framing() })
+    }
+
+    /// The stream behind the Log.
+    pub fn backfill(&self) -> &Backfill {
+        &self.backfill
+    }
+
+    /// Reads on behind `after`, for as long as it takes: with NATS away, streams stay open.
+    pub async fn read_behind(self: Arc<Self>, subscriber: Behind) -> Arc<Chunk> {
+        let mut pause = Duration::from_millis(50);
+        loop {
+            if let Some(source) = self.source() {
+                let Behind { topics, after, floor } = &subscriber;
+                match self.backfill.read(&source, topics, *after, *floor).await {
+                    Ok(chunk) => return chunk,
+                    Err(ReadError::Replaced | ReadError::Missing) => self.look(),
+                    Err(error) => {
+                        tracing::debug!(channel = self.key, %error, "Reading the stream will be tried again.")
+                    }
+                }
+            }
+            tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>())).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    /// Open streams.
+    pub fn subscribers(&self) -> u64 {
+        self.subscribers.load(Ordering::Acquire)
+    }
+
+    /// How long nobody has been here; `None` while somebody is.
+    pub fn idle_for(&self, now: Instant) -> Option<Duration> {
+        (self.subscribers() == 0).then(|| now.saturating_duration_since(*self.idle_since.lock()))
+    }
+}
+
+/// What a subscriber behind the Log needs.
+#[derive(Clone, Debug)]
+pub struct Behind {
+    /// What it is shown.
+    pub topics: tidings_crds::topic::TopicSet,
+    /// Where it stands.
+    pub after: u64,
+    /// Where the Log begins.
+    pub floor: u64,
+}
+
+// === impl Share ===
+
+impl Share {
+    /// Counts one more subscriber.
+    pub fn new(channel: Arc<LiveChannel>) -> Self {
+        channel.subscribers.fetch_add(1, Ordering::AcqRel);
+        Self { channel }
+    }
+
+    /// The channel.
+    pub fn channel(&self) -> &Arc<LiveChannel> {
+        &self.channel
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        *self.channel.idle_since.lock() = Instant::now();
+        self.channel.subscribers.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,393 @@
+//! One subscriber: what it is sent next, from a snapshot, the stream behind the Log, or the Log. No io.
+//!
+//! Whoever sends its bytes (a driver: [`super::event_stream`]) owes it three things, or a stream outlives the right to it:
+//!
+//! 1. [`Subscriber::check`] before every [`Subscriber::next`], also while it waits for the stream behind the Log, and an
+//!    end of the stream with the reason that it gives;
+//! 2. a timer that goes off no later than [`Subscriber::ends_at`], and a check then;
+//! 3. a check whenever it is woken through [`Fanout::wait`]: so it hears of changed rules.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tidings_crds::position::Position;
+use tidings_crds::route::Route;
+use tidings_crds::topic::TopicSet;
+
+use crate::channel::access_lease::Lease;
+use crate::log::chunk::Chunk;
+use crate::log::end_reason::EndReason;
+use crate::log::event_log::Entry;
+use crate::log::fanout::{Cursor, Fanout, Next};
+use crate::log::feed::{Batch, batch};
+use crate::log::frame::{self, Gap};
+use crate::metrics::registry::GapReason;
+
+/// One open stream.
+#[derive(Debug)]
+pub struct Subscriber {
+    cursor: Cursor,
+    topics: TopicSet,
+    /// Whether the channel has positions to tell (Ephemeral ones have not).
+    positions: bool,
+    /// Whether nothing that retention removes in front of the cursor is a loss: it has seen no event yet.
+    fresh: bool,
+    /// Whether retention by age, count or size is the only way for an event to go.
+    keeps_all: bool,
+    /// The newest events of some topics, to be sent before anything else.
+    snapshot: Option<Snapshot>,
+    chunk: Option<Arc<Chunk>>,
+    /// The last sequence the client was told.
+    told: Option<u64>,
+    /// What its right to the stream stands on.
+    lease: Option<Lease>,
+}
+
+/// The newest events of some topics, in stream order.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The events. The subscriber's cursor already stands where the stream goes on behind them.
+    pub entries: Arc<[Arc<Entry>]>,
+}
+
+/// What to do for a subscriber.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Send these events.
+    Events(Batch),
+    /// Send this control event.
+    Gap(GapReason, Bytes),
+    /// Wait: nothing to send.
+    Wait,
+    /// Read the stream behind `after` up to `floor`, and bring it with [`Subscriber::take`].
+    Read {
+        /// Where to start.
+        after: u64,
+        /// How far at least.
+        floor: u64,
+    },
+    /// End the stream.
+    End(EndReason),
+}
+
+/// How a subscriber begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    /// Whether the channel has positions.
+    pub positions: bool,
+    /// Whether the client comes with a position that continuity is promised from.
+    pub resumes: bool,
+    /// Whether the channel keeps all messages of a topic.
+    pub keeps_all: bool,
+    /// The sequence the client knows it stands at, if it was told.
+    pub told: Option<u64>,
+}
+
+// === impl Subscriber ===
+
+impl Subscriber {
+    /// A subscriber at this cursor.
+    pub fn new(cursor: Cursor, topics: TopicSet, beginning: Beginning, snapshot: Option<Snapshot>) -> Self {
+        let Beginning { positions, resumes, keeps_all, told } = beginning;
+        Self { cursor, topics, positions, fresh: !resumes, keeps_all, snapshot, chunk: None, told, lease: None }
+    }
+
+    /// The same under this lease: the stream ends with it.
+    pub fn under(self, lease: Lease) -> Self {
+        Self { lease: Some(lease), ..self }
+    }
+
+    /// Why the stream is to end by now, if its right to go on has. `version` and `route` are the channel's.
+    pub fn check(&mut self, now: Instant, version: u64, route: impl FnOnce() -> Arc<Route>) -> Option<EndReason> {
+        self.lease.as_mut()?.check(&self.topics, now, version, route)
+    }
+
+    /// When its token expires, and the stream with it.
+    pub fn ends_at(&self) -> Option<Instant> {
+        self.lease.as_ref()?.ends_at()
+    }
+
+    /// What it is shown.
+    pub fn topics(&self) -> &TopicSet {
+        &self.topics
+    }
+
+    /// Where it reads.
+    pub fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+
+    /// What is to be done next. Everything that is sent is decided here.
+    pub fn next(&mut self, fanout: &Fanout, budget: usize) -> Step {
+        if self.cursor.generation() != fanout.generation() {
+            self.snapshot = None;
+            self.chunk = None;
+        }
+        if let Some(batch) = self.read_snapshot(budget) {
+            return Step::Events(batch);
+        }
+        if let Some(batch) = self.read_chunk(budget) {
+            return Step::Events(batch);
+        }
+        match fanout.next(&mut self.cursor, budget) {
+            Next::Frames(batch) => {
+                self.sent(&batch);
+                Step::Events(batch)
+            }
+            Next::Wait => Step::Wait,
+            Next::Behind { floor } if !self.positions => {
+                self.cursor.move_to(floor);
+                Step::Gap(GapReason::Dropped, gap(GapReason::Dropped, None, None))
+            }
+            Next::Behind { floor } => Step::Read { after: self.cursor.after(), floor },
+            // Who has seen nothing yet has lost nothing.
+            Next::Expired { .. } if self.fresh || !self.keeps_all => self.next(fanout, budget),
+            Next::Expired { after, resumed } => {
+                self.told = Some(resumed.sequence);
+                Step::Gap(GapReason::Expired, self.gap(GapReason::Expired, after, resumed))
+            }
+            Next::Reset { after, resumed } => {
+                self.fresh = true;
+                self.told = Some(resumed.sequence);
+                Step::Gap(GapReason::Reset, self.gap(GapReason::Reset, after, resumed))
+            }
+            Next::End(reason) => Step::End(reason),
+        }
+    }
+
+    /// Whether [`Subscriber::next`] would have nothing to send.
+    pub fn is_at_end(&self, fanout: &Fanout) -> bool {
+        self.snapshot.is_none() && self.chunk.is_none() && fanout.is_at_end(&self.cursor)
+    }
+
+    /// Takes what was read of the stream. If retention was faster, continuity ends, and the subscriber is told.
+    pub fn take(&mut self, chunk: Arc<Chunk>) -> Option<Bytes> {
+        let before = self.cursor.position();
+        let expired = chunk.expired(before.sequence).filter(|_| self.keeps_all);
+        self.chunk = Some(if self.topics.is_all() { chunk } else { Arc::new(chunk.filtered(&self.topics)) });
+        self.cursor.move_to(expired?.resumed);
+        if self.fresh {
+            // Who has seen nothing yet has lost nothing, but has to begin behind the hole: what was read before it and
+            // what was read behind it are not continuous.
+            return None;
+        }
+        self.told = Some(self.cursor.after());
+        Some(self.gap(GapReason::Expired, before, self.cursor.position()))
+    }
+
+    /// What to send after a long silence: a checkpoint if there is something to move, a comment if not.
+    pub fn heartbeat(&mut self) -> Bytes {
+        let position = self.cursor.position();
+        // Within a snapshot the sequence says nothing about what was sent.
+        if !self.positions || self.snapshot.is_some() || self.told == Some(position.sequence) {
+            return frame::COMMENT;
+        }
+        self.told = Some(position.sequence);
+        // What it stands at was not sent, or the client would know it.
+        frame::checkpoint(self.shown(position))
+    }
+
+    fn gap(&self, reason: GapReason, after: Position, resumed: Position) -> Bytes {
+        gap(reason, Some(self.shown(after)), Some(self.shown(resumed)))
+    }
+
+    /// A position that may lie at something that the subscriber may not see: then not when that was stored.
+    fn shown(&self, position: Position) -> Position {
+        let discreet = self.lease.as_ref().is_some_and(Lease::is_restricted);
+        if discreet { Position { stamp: None, ..position } } else { position }
+    }
+
+    fn read_snapshot(&mut self, budget: usize) -> Option<Batch> {
+        let snapshot = self.snapshot.as_ref()?;
+        let sent = self.told.unwrap_or(0);
+        let start = snapshot.entries.partition_point(|entry| entry.sequence <= sent);
+        match batch(snapshot.entries.get(start..).unwrap_or_default().iter(), budget) {
+            Some(batch) => {
+                self.told = Some(batch.last);
+                Some(batch)
+            }
+            None => {
+                self.snapshot = None;
+                None
+            }
+        }
+    }
+
+    fn read_chunk(&mut self, budget: usize) -> Option<Batch> {
+        let chunk = self.chunk.as_ref()?;
+        match chunk.read(self.cursor.after(), budget) {
+            Some(batch) => {
+                self.sent(&batch);
+                Some(batch)
+            }
+            None => {
+                self.cursor.move_to(chunk.through);
+                self.chunk = None;
+                None
+            }
+        }
+    }
+
+    fn sent(&mut self, batch: &Batch) {
+        self.cursor.pass(batch.last, batch.newest);
+        self.told = Some(batch.last);
+        self.fresh = false;
+    }
+}
+
+/// A `tidings.gap`, with the position before the next event as its id.
+pub fn gap(reason: GapReason, after: Option<Position>, resumed: Option<Position>) -> Bytes {
+    let told = Gap {
+        reason: reason.as_str(),
+        after: after.map(|position| position.to_string()),
+        resumed: resumed.map(|position| position.to_string()),
+    };
+    frame::gap(&told, resumed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::event_log::{LogLimits, Mark};
+    use tidings_crds::position::Epoch;
+
+    const EPOCH: Epoch = Epoch::from_nanos(10);
+
+    fn entry(sequence: u64, topic: &str) -> Arc<Entry> {
+        Arc::new(Entry {
+            sequence,
+            time: sequence,
+            topic: topic.into(),
+            frame: Bytes::from(format!("<{sequence}>")),
+            kind: crate::log::event_log::Kind::Event,
+        })
+    }
+
+    fn chunk(first: u64, through: u64, sequences: &[u64]) -> Arc<Chunk> {
+        Arc::new(Chunk { from: 0, through, first, entries: sequences.iter().map(|s| entry(*s, "a")).collect() })
+    }
+
+    /// A channel whose Log holds 11 and 12, with floor 10.
+    fn fanout() -> Fanout {
+        let mut fanout =
+            Fanout::new(EPOCH, Mark { sequence: 10, stamp: None }, 1, LogLimits { entries: 9, bytes: 1 << 20 });
+        fanout.append(entry(11, "a"), &mut Vec::new());
+        fanout.append(entry(12, "b"), &mut Vec::new());
+        fanout
+    }
+
+    fn subscriber(fanout: &mut Fanout, after: u64, resumes: bool) -> Subscriber {
+        let beginning = Beginning { positions: true, resumes, keeps_all: true, told: Some(after) };
+        let cursor = fanout.join(&TopicSet::all(), Mark { sequence: after, stamp: None });
+        Subscriber::new(cursor, TopicSet::all(), beginning, None)
+    }
+
+    fn events(step: Step) -> Bytes {
+        match step {
+            Step::Events(batch) => batch.bytes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_stream_behind_the_log_and_the_log_are_one_sequence() {
+        let mut fanout = fanout();
+        let mut reader = subscriber(&mut fanout, 7, true);
+        assert_eq!(reader.next(&fanout, 100), Step::Read { after: 7, floor: 10 });
+        assert_eq!(reader.take(chunk(1, 9, &[6, 8, 9])), None);
+        assert_eq!(events(reader.next(&fanout, 100)), "<8><9>");
+        assert_eq!(reader.next(&fanout, 100), Step::Read { after: 9, floor: 10 });
+        assert_eq!(reader.take(chunk(1, 10, &[])), None);
+        assert_eq!(events(reader.next(&fanout, 100)), "<11><12>");
+        assert_eq!(reader.next(&fanout, 100), Step::Wait);
+    }
+
+    #[test]
+    fn what_expired_is_told_to_those_who_come_back() {
+        let mut fanout = fanout();
+        let mut reader = subscriber(&mut fanout, 3, true);
+        let told = reader.take(chunk(9, 10, &[9, 10])).unwrap();
+        let id = Position { epoch: EPOCH, sequence: 8, stamp: None };
+        assert_eq!(told, gap(GapReason::Expired, Some(Position { sequence: 3, ..id }), Some(id)));
+        assert_eq!(events(reader.next(&fanout, 100)), "<9><10>");
+        let mut new = subscriber(&mut fanout, 3, false);
+        assert_eq!(new.take(chunk(9, 10, &[9, 10])), None, "who asked for all that exists has lost nothing");
+    }
+
+    #[test]
+    fn who_has_seen_nothing_begins_behind_a_purge_that_came_while_the_stream_was_read() {
+        let mut fanout = fanout();
+        let mut new = subscriber(&mut fanout, 3, false);
+        assert_eq!(new.take(chunk(9, 10, &[4, 5, 9, 10])), None);
+        assert_eq!(events(new.next(&fanout, 100)), "<9><10>", "from 5 to 9 would be a loss without a word");
+    }
+
+    #[test]
+    fn a_slow_reader_that_retention_overtakes_is_told() {
+        let mut fanout = fanout();
+        let mut reader = subscriber(&mut fanout, 3, false);
+        assert_eq!(reader.take(chunk(1, 5, &[4, 5])), None);
+        assert_eq!(events(reader.next(&fanout, 100)), "<4><5>");
+        assert!(reader.take(chunk(9, 10, &[9, 10])).is_some());
+    }
+
+    #[test]
+    fn a_filter_applies_behind_the_log_too() {
+        let mut fanout = fanout();
+        let topics = TopicSet::new(["b".parse().unwrap()]).unwrap();
+        let cursor = fanout.join(&topics, Mark { sequence: 3, stamp: None });
+        let beginning = Beginning { positions: true, resumes: true, keeps_all: true, told: None };
+        let mut reader = Subscriber::new(cursor, topics, beginning, None);
+        assert_eq!(reader.take(chunk(1, 10, &[4, 5])), None);
+        assert_eq!(events(reader.next(&fanout, 100)), "<12>");
+    }
+
+    #[test]
+    fn a_heartbeat_moves_the_checkpoint_once() {
+        let mut fanout = fanout();
+        let mut reader = subscriber(&mut fanout, 12, true);
+        assert_eq!(reader.heartbeat(), frame::COMMENT);
+        fanout.skip(Mark { sequence: 14, stamp: None });
+        assert_eq!(reader.next(&fanout, 100), Step::Wait);
+        assert_eq!(reader.heartbeat(), "id: a-14\n\n");
+        assert_eq!(reader.heartbeat(), frame::COMMENT);
+    }
+
+    #[test]
+    fn a_snapshot_comes_first_and_moves_no_checkpoint() {
+        let mut fanout = fanout();
+        let entries: Arc<[_]> = [entry(2, "a"), entry(5, "b")].into();
+        let cursor = fanout.join(&TopicSet::all(), Mark { sequence: 11, stamp: None });
+        let beginning = Beginning { positions: true, resumes: false, keeps_all: true, told: None };
+        let mut reader = Subscriber::new(cursor, TopicSet::all(), beginning, Some(Snapshot { entries }));
+        assert_eq!(events(reader.next(&fanout, 0)), "<2>");
+        assert_eq!(reader.heartbeat(), frame::COMMENT);
+        assert_eq!(events(reader.next(&fanout, 0)), "<5>");
+        assert_eq!(events(reader.next(&fanout, 0)), "<12>");
+    }
+
+    #[test]
+    fn a_replaced_stream_cuts_what_was_being_read() {
+        let mut fanout = fanout();
+        let mut reader = subscriber(&mut fanout, 3, true);
+        reader.take(chunk(1, 10, &[4, 5]));
+        fanout.reset(Epoch::from_nanos(11), Mark { sequence: 2, stamp: None }, 1, &mut Vec::new());
+        assert!(matches!(reader.next(&fanout, 100), Step::Gap(GapReason::Reset, _)));
+        assert_eq!(reader.next(&fanout, 100), Step::Read { after: 0, floor: 2 });
+    }
+
+    #[test]
+    fn without_positions_falling_behind_is_a_gap() {
+        let mut fanout = fanout();
+        let cursor = fanout.join(&TopicSet::all(), Mark { sequence: 3, stamp: None });
+        let beginning = Beginning { positions: false, resumes: false, keeps_all: true, told: None };
+        let mut reader = Subscriber::new(cursor, TopicSet::all(), beginning, None);
+        assert_eq!(
+            reader.next(&fanout, 100),
+            Step::Gap(GapReason::Dropped, "event: tidings.gap\ndata: {\"reason\":\"dropped\"}\n\n".into())
+        );
+        assert_eq!(events(reader.next(&fanout, 100)), "<11><12>");
+        assert_eq!(reader.heartbeat(), frame::COMMENT);
+    }
+}

@@ -1,0 +1,136 @@
+//! What a request is entitled to: who sent it, and what the channel grants them of what they ask for.
+//!
+//! Whatever is refused here is refused in the same words for every channel, whether it exists or not. What happens to a
+//! request that passes is the channel's own matter, and [`crate::http::router`]'s.
+
+use std::sync::Arc;
+
+use tidings_crds::topic::TopicSet;
+
+use crate::auth::authenticator::{Errand, Unknown};
+use crate::auth::credential::Credential;
+use crate::auth::grant::Action;
+use crate::auth::policy;
+use crate::auth::principal::Caller;
+use crate::http::problem::{Problem, ProblemKind};
+use crate::http::publish::Posted;
+use crate::http::response::Reply;
+use crate::http::retry;
+use crate::http::router::{App, Call};
+use crate::http::subscribe::Asked;
+use crate::routes::Served;
+
+/// A subscription that the channel grants.
+pub struct Subscription {
+    /// What was asked for.
+    pub asked: Asked,
+    /// All that the caller may have.
+    pub granted: TopicSet,
+    /// What it gets: both.
+    pub topics: TopicSet,
+    /// Who asks, where not everybody may.
+    pub caller: Option<Caller>,
+    /// The rules by which all this was decided.
+    pub revision: u64,
+    /// The channel.
+    pub served: Arc<Served>,
+}
+
+/// A publication that the channel grants.
+pub struct Publishing {
+    /// Everything but the data.
+    pub posted: Posted,
+    /// Who publishes, where not everybody may.
+    pub caller: Option<Caller>,
+    /// The channel.
+    pub served: Arc<Served>,
+}
+
+/// What is said while tokens cannot be checked.
+const UNCHECKED: &str = "tokens cannot be checked now: come back later";
+
+/// What is said before the Routes were read.
+const STARTED: &str = "this gateway has just started: come back later";
+
+impl App {
+    /// The subscription that a request is entitled to, or the answer to it.
+    pub(crate) async fn entitled_to_subscribe(&self, call: &Call<'_>) -> Result<Subscription, Reply> {
+        let rules = self.authority.rules();
+        let most = rules.settings().limits.topics_per_request;
+        let asked = Asked::parse(call.uri.query(), call.headers, most)?;
+        let later = |why, close| {
+            let delay = retry::jittered(retry::DEFAULT, &mut rand::rng());
+            retry::later(call.headers, delay, why, close)
+        };
+        if self.is_early(call) {
+            return Err(later(STARTED, true));
+        }
+        let revision = rules.revision();
+        let caller = match self.caller(call, Action::Subscribe).await {
+            Ok(caller) => caller,
+            Err(Unknown::Unavailable) => return Err(later(UNCHECKED, false)),
+            Err(unknown) => return Err(refusal(unknown).into()),
+        };
+        // What was decided before the token was checked may have changed meanwhile.
+        let served = self.routes.get(call.key).ok_or_else(Problem::not_granted)?;
+        let nothing = || not_granted(caller.as_ref(), Action::Subscribe);
+        let granted = served.granted_to_subscribe(caller.as_ref()).ok_or_else(nothing)?;
+        let topics = granted.intersect(&asked.topics).ok_or_else(nothing)?;
+        Ok(Subscription { asked, granted, topics, caller, revision, served })
+    }
+
+    /// The publication that a request is entitled to, or why it is to none.
+    pub(crate) async fn entitled_to_publish(&self, call: &Call<'_>) -> Result<Publishing, Problem> {
+        let posted = Posted::parse(call.uri.query(), call.headers)?;
+        if self.is_early(call) {
+            return Err(Problem::new(ProblemKind::Unavailable, STARTED).retry_after(1));
+        }
+        let caller = self.caller(call, Action::Publish).await.map_err(refusal)?;
+        let served = self.routes.get(call.key).ok_or_else(Problem::not_granted)?;
+        let granted = policy::granted(&served.route, Action::Publish, caller.as_ref());
+        if !granted.is_some_and(|granted| granted.matches(&posted.topic)) {
+            return Err(not_granted(caller.as_ref(), Action::Publish));
+        }
+        Ok(Publishing { posted, caller, served })
+    }
+
+    /// Who sent the request; nobody in particular, where everybody may. Until here nothing has depended on whether the
+    /// channel exists, and nothing in here does but that a public one asks for nothing.
+    async fn caller(&self, call: &Call<'_>, action: Action) -> Result<Option<Caller>, Unknown> {
+        if call.served.as_ref().is_some_and(|served| policy::is_public(&served.route, action)) {
+            return Ok(None);
+        }
+        let (namespace, name) = call.key.split_once('/').unwrap_or_default();
+        let settings = self.authority.rules().settings();
+        let credential = Credential::of(call.uri, call.headers, &settings.cookie);
+        self.authority.identify(credential, Errand { action, namespace, name, client: call.client }).await.map(Some)
+    }
+
+    /// Before the Routes were read, an unknown channel may only not be known yet: no reason to refuse it for good.
+    fn is_early(&self, call: &Call<'_>) -> bool {
+        let early = call.served.is_none() && !self.routes.is_loaded();
+        if early {
+            self.metrics.early_request();
+        }
+        early
+    }
+}
+
+/// The answer to a request that nobody is known to have sent.
+fn refusal(unknown: Unknown) -> Problem {
+    match unknown {
+        Unknown::NoToken => Problem::unauthorized(),
+        Unknown::Token(fault) => Problem::bad_token(fault),
+        Unknown::Unavailable => Problem::new(ProblemKind::Unavailable, UNCHECKED).retry_after(3),
+    }
+}
+
+/// The answer to a request that is not granted. Nobody in particular sends one to a channel that is public, or was a moment
+/// ago, for topics that it does not open.
+fn not_granted(caller: Option<&Caller>, action: Action) -> Problem {
+    match (caller, action) {
+        (Some(_), _) => Problem::not_granted(),
+        (None, Action::Subscribe) => Problem::not_found("the channel grants none of these topics to everybody"),
+        (None, Action::Publish) => Problem::not_found("the channel does not let everybody publish to this topic"),
+    }
+}

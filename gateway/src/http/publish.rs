@@ -1,0 +1,305 @@
+//! `POST /channels/{namespace}/{name}/events`: a publication over HTTP.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderName, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Serialize;
+use tidings_crds::route::{Route, RouteSource};
+use tidings_crds::subject::Pattern;
+
+use crate::channel::hub::{NewPublication, PublishError, Published};
+use crate::http::problem::{Problem, ProblemKind};
+use crate::http::query::{Query, shown};
+use crate::http::response::{self, Reply};
+use crate::log::publication::EventType;
+use crate::metrics::registry::PostOutcome;
+use crate::nats::connections::SendError;
+use crate::runtime::units;
+
+const PARAMETERS: &[&str] = &["topic", "event", "ttl", "access_token"];
+const TOPIC: HeaderName = HeaderName::from_static("tidings-topic");
+const EVENT: HeaderName = HeaderName::from_static("tidings-event");
+const TTL: HeaderName = HeaderName::from_static("tidings-ttl");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Long enough for any key that people use; it travels in a header of the message.
+const MAX_KEY_BYTES: usize = 255;
+
+/// What a publisher asks for, apart from the data.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Posted {
+    /// The empty topic is the channel's base subject.
+    pub topic: String,
+    event: Option<String>,
+    ttl: Option<Duration>,
+    idempotency_key: Option<String>,
+}
+
+/// The acknowledgement.
+#[derive(Serialize)]
+struct Acknowledged {
+    id: Option<String>,
+    duplicate: bool,
+}
+
+// === impl Posted ===
+
+impl Posted {
+    /// Reads query and headers.
+    pub fn parse(query: Option<&str>, headers: &HeaderMap) -> Result<Self, Problem> {
+        let query = Query::parse(query, PARAMETERS)?;
+        let given = |name, header| given(&query, name, headers, header);
+        Ok(Self {
+            topic: given("topic", &TOPIC)?.map(topic).transpose()?.unwrap_or_default(),
+            event: given("event", &EVENT)?.map(event).transpose()?,
+            ttl: given("ttl", &TTL)?.map(ttl).transpose()?,
+            idempotency_key: header(headers, &IDEMPOTENCY_KEY)?.map(idempotency_key).transpose()?,
+        })
+    }
+
+    /// Refuses what the channel cannot do.
+    pub fn fits(&self, route: &Route) -> Result<(), Problem> {
+        if let Err(error) = route.topics.subject(&self.topic) {
+            let hint = if self.topic.is_empty() { "; name one with ?topic=" } else { "" };
+            return Err(Problem::invalid(format!("topic {}: {error}{hint}", shown(&self.topic))));
+        }
+        if route.source == RouteSource::Ephemeral {
+            if self.ttl.is_some() {
+                return Err(Problem::invalid("this channel is ephemeral and keeps nothing: leave ttl out"));
+            }
+            if self.idempotency_key.is_some() {
+                let detail = "this channel is ephemeral and cannot recognise a repetition: leave Idempotency-Key out";
+                return Err(Problem::invalid(detail));
+            }
+        }
+        Ok(())
+    }
+
+    /// The publication with these data.
+    pub fn with(self, data: Bytes) -> NewPublication {
+        let Self { topic, event, ttl, idempotency_key } = self;
+        NewPublication { topic, event, ttl, idempotency_key, data }
+    }
+}
+
+/// A parameter that may stand in the query or in a header.
+fn given<'r>(
+    query: &'r Query,
+    name: &'r str,
+    headers: &'r HeaderMap,
+    header_name: &HeaderName,
+) -> Result<Option<&'r str>, Problem> {
+    match (query.one(name)?, header(headers, header_name)?) {
+        (Some(a), Some(b)) if a != b => {
+            Err(Problem::invalid(format!("{name} differs between the query and the header {header_name}")))
+        }
+        (a, b) => Ok(a.or(b)),
+    }
+}
+
+fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Problem::invalid(format!("the header {name} may be given once")));
+    }
+    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| Problem::invalid(format!("{name} is not UTF-8")))?;
+    Ok(Some(text.trim()))
+}
+
+fn topic(text: &str) -> Result<String, Problem> {
+    if text == "." || text.is_empty() {
+        return Ok(String::new());
+    }
+    Pattern::literal(text)
+        .map(|topic| topic.to_string())
+        .map_err(|error| Problem::invalid(format!("topic {}: {error}", shown(text))))
+}
+
+/// What the stream would clean or drop is refused here, where somebody can still mend it.
+fn event(text: &str) -> Result<String, Problem> {
+    let refused = |why: &dyn std::fmt::Display| Err(Problem::invalid(format!("event {}: {why}", shown(text))));
+    match EventType::new(text) {
+        _ if text.chars().any(char::is_control) => refused(&"no control characters"),
+        Err(error) => refused(&error),
+        Ok(event) => Ok(event.as_str().to_owned()),
+    }
+}
+
+/// NATS counts in whole seconds.
+fn ttl(text: &str) -> Result<Duration, Problem> {
+    let refused = |why: String| Problem::invalid(format!("ttl {}: {why}", shown(text)));
+    let ttl = units::duration(text).map_err(|error| refused(error.to_string()))?;
+    if ttl < Duration::from_secs(1) || ttl.subsec_nanos() != 0 {
+        return Err(refused("whole seconds, at least one".to_owned()));
+    }
+    Ok(ttl)
+}
+
+/// The draft for this header writes a quoted string; many clients leave the quotes out. Both are the same key.
+fn idempotency_key(text: &str) -> Result<String, Problem> {
+    let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    if bare.is_empty() || bare.len() > MAX_KEY_BYTES || !bare.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Problem::invalid("Idempotency-Key: 1 to 255 visible ASCII characters, as in a UUID"));
+    }
+    Ok(bare.to_owned())
+}
+
+/// Reads the data, no more than `limit` bytes of it and no longer than `deadline`.
+pub async fn data<B>(headers: &HeaderMap, body: B, limit: u64, deadline: Duration) -> Result<Bytes, Problem>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    // Refused before `100 Continue` where the length is announced.
+    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|bytes| bytes > limit) {
+        return Err(too_large(limit));
+    }
+    let body = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
+    match tokio::time::timeout(deadline, body.collect()).await {
+        Ok(Ok(data)) => Ok(data.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limit)),
+        Ok(Err(_)) => Err(Problem::invalid("the body broke off before its end")),
+        Err(_) => Err(Problem::new(ProblemKind::BodyTimeout, "send the body without pauses, or a smaller one")),
+    }
+}
+
+fn too_large(limit: u64) -> Problem {
+    Problem::new(ProblemKind::TooLarge, format!("this channel takes at most {limit} bytes"))
+}
+
+/// The answer to a publication that was taken: 201 once it is stored, 202 where nothing is.
+pub fn acknowledgement(route: &Route, published: Published) -> (PostOutcome, Reply) {
+    let (outcome, status) = match (&route.source, published.duplicate) {
+        (RouteSource::Ephemeral, _) => (PostOutcome::Sent, StatusCode::ACCEPTED),
+        (RouteSource::Durable { .. }, true) => (PostOutcome::Duplicate, StatusCode::CREATED),
+        (RouteSource::Durable { .. }, false) => (PostOutcome::Stored, StatusCode::CREATED),
+    };
+    let body = Acknowledged { id: published.id, duplicate: published.duplicate };
+    let mut reply = response::document("application/json", response::json(&body));
+    *reply.status_mut() = status;
+    (outcome, reply)
+}
+
+/// The answer to a publication that failed.
+pub fn failure(error: &PublishError) -> (PostOutcome, Problem) {
+    match error {
+        PublishError::Topic(_) | PublishError::Event(_) | PublishError::NotStored => {
+            (PostOutcome::Invalid, Problem::invalid(error.to_string()))
+        }
+        PublishError::Send(SendError::Header(_)) => (PostOutcome::Invalid, Problem::invalid(error.to_string())),
+        PublishError::Send(SendError::TooLarge { limit }) => {
+            (PostOutcome::Invalid, Problem::new(ProblemKind::TooLarge, format!("NATS takes at most {limit} bytes")))
+        }
+        PublishError::Send(SendError::Refused(why)) => {
+            (PostOutcome::Refused, Problem::new(ProblemKind::Refused, format!("NATS answered {}", shown(why))))
+        }
+        PublishError::Send(SendError::Unavailable) => {
+            let detail = "NATS is away, or has no stream for this channel yet: repeat it later";
+            (PostOutcome::Unavailable, Problem::new(ProblemKind::Unavailable, detail).retry_after(2))
+        }
+        PublishError::Send(SendError::Timeout) => {
+            let detail = "nobody knows whether it was published: repeat it with the same Idempotency-Key";
+            (PostOutcome::Unavailable, Problem::new(ProblemKind::NoAcknowledgement, detail).retry_after(2))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routes::table::tests::document;
+    use http::HeaderValue;
+    use http_body_util::Full;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_request_panics(text in ".{0,200}", header in proptest::collection::vec(any::<u8>(), 0..60)) {
+            for name in [TOPIC, EVENT, TTL, IDEMPOTENCY_KEY] {
+                let headers: HeaderMap = HeaderValue::from_bytes(&header).map(|v| (name, v)).into_iter().collect();
+                let _ = Posted::parse(Some(&format!("topic={text}&event={text}&ttl={text}")), &headers);
+                let _ = Posted::parse(Some(&text), &headers);
+            }
+        }
+    }
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(k, v)| (HeaderName::from_static(k), HeaderValue::from_static(v))).collect()
+    }
+
+    fn posted(query: &str, pairs: &[(&'static str, &'static str)]) -> Result<Posted, Problem> {
+        Posted::parse(Some(query), &headers(pairs))
+    }
+
+    #[test]
+    fn parameters_stand_in_the_query_or_in_headers() {
+        let expected = Posted {
+            topic: "user.42".into(),
+            event: Some("order.created".into()),
+            ttl: Some(Duration::from_secs(60)),
+            idempotency_key: Some("k-1".into()),
+        };
+        let key = ("idempotency-key", "k-1");
+        assert_eq!(posted("topic=user.42&event=order.created&ttl=60", &[key]), Ok(expected.clone()));
+        let all = [("tidings-topic", "user.42"), ("tidings-event", "order.created"), ("tidings-ttl", "1m"), key];
+        assert_eq!(posted("", &all), Ok(expected));
+        assert_eq!(posted("", &[]), Ok(Posted::default()));
+        assert_eq!(posted("topic=.", &[]), Ok(Posted::default()));
+        assert_eq!(posted("topic=a", &[("tidings-topic", "a")]).unwrap().topic, "a");
+        let quoted = posted("", &[("idempotency-key", "\"k-1\"")]).unwrap();
+        assert_eq!(quoted.idempotency_key.as_deref(), Some("k-1"));
+    }
+
+    #[test]
+    fn a_faulty_publication_says_what_to_write() {
+        for (query, pairs, hint) in [
+            ("topic=a.*", &[][..], "without wildcards"),
+            ("topic=a..b", &[], "no empty tokens"),
+            ("topic=a%0d%0ab", &[], "no white space"),
+            ("topic=a", &[("tidings-topic", "b")], "differs between"),
+            ("topic=a&topic=b", &[], "may be given once"),
+            ("event=", &[], "at least one character"),
+            ("event=tidings.gap", &[], "are Tidings' own"),
+            ("event=a%0Adata:x", &[], "no control characters"),
+            ("ttl=500ms", &[], "whole seconds"),
+            ("ttl=0", &[], "at least one"),
+            ("ttl=soon", &[], "as in 500ms"),
+            ("TTL=5", &[], "is called ttl"),
+            ("", &[("idempotency-key", "")], "visible ASCII"),
+            ("", &[("idempotency-key", "a b")], "visible ASCII"),
+        ] {
+            let problem = format!("{:?}", posted(query, pairs).unwrap_err());
+            assert!(problem.contains(hint), "{query} {pairs:?}: {problem}");
+        }
+        let long = format!("event={}", "x".repeat(257));
+        assert!(posted(&long, &[]).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_to_its_limit_and_no_further() {
+        let read = async |headers: &HeaderMap, bytes: &'static str| {
+            data(headers, Full::<Bytes>::from(bytes), 5, Duration::from_secs(5)).await
+        };
+        let mut headers = HeaderMap::new();
+        assert_eq!(read(&headers, "12345").await, Ok(Bytes::from("12345")));
+        assert_eq!(read(&headers, "123456").await.unwrap_err().status(), StatusCode::PAYLOAD_TOO_LARGE);
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("6"));
+        assert_eq!(read(&headers, "").await.unwrap_err().status(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
+
+    #[tokio::test]
+    async fn an_acknowledgement_is_json_with_the_id() {
+        let route = Route::from_yaml(&document("hello", 1000, "Active")).unwrap();
+        let published = Published { id: Some("a-1".into()), duplicate: true };
+        let (outcome, reply) = acknowledgement(&route, published);
+        assert_eq!((outcome, reply.status()), (PostOutcome::Duplicate, StatusCode::CREATED));
+        let body = reply.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "{\"id\":\"a-1\",\"duplicate\":true}\n");
+    }
+}

@@ -1,0 +1,364 @@
+//! The public port: which request goes where, and what every answer has in common.
+//!
+//! ```text
+//! request ─▶ path and method ─▶ query, headers (400), Route, access (401, 404) ─▶ limits (200 path, 429) ─▶ Hub
+//!                                                                                                          │
+//! answer  ◀─ count, log ◀─ CORS ◀──────────────────────────────────────────────────────────────────────────┘
+//! ```
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Path, State};
+use axum::routing::any;
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use tracing::debug;
+
+use crate::auth::authenticator::Authority;
+use crate::auth::principal::Caller;
+use crate::channel::access_lease::Lease;
+use crate::channel::hub::{Hub, Subscribe};
+use crate::config::args::RequestLimits;
+use crate::delivery::handed::Offer;
+use crate::http::authorize::{Publishing, Subscription};
+use crate::http::cors::{self, Origins, Readers};
+use crate::http::demo;
+use crate::http::problem::{Problem, ProblemKind};
+use crate::http::publish;
+use crate::http::response::Reply;
+use crate::http::retry;
+use crate::http::subscribe;
+use crate::limits::client::Client;
+use crate::limits::usage::{Clients, Place};
+use crate::metrics::registry::{Metrics, Operation, PostOutcome, TurnedAway};
+use crate::routes::{Routes, Served};
+use crate::runtime::drain::{Drain, Phase};
+use crate::server::connection_limit::Room;
+
+/// The public port.
+pub struct App {
+    /// The Routes in force.
+    pub routes: Arc<Routes>,
+    /// Who requests come from.
+    pub authority: Arc<Authority>,
+    /// Where streams come from and publications go to.
+    pub hub: Hub,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether the process is on its way out.
+    pub drain: Arc<Drain>,
+    /// What every client has in use.
+    pub clients: Arc<Clients>,
+    /// How much room there is for connections.
+    pub room: Arc<Room>,
+    /// What a request may cost.
+    pub limits: RequestLimits,
+    /// Whether `/` is the demo page.
+    pub demo: bool,
+}
+
+/// Where a channel is, for every method.
+const CHANNEL: &str = "/channels/{namespace}/{name}/events";
+
+/// Long enough for 64 topics of a usual length.
+pub const MAX_URI_BYTES: usize = 8 << 10;
+
+/// One channel's request: all that is known before the channel is looked at.
+pub struct Call<'r> {
+    /// `namespace/name` of the path.
+    pub key: &'r str,
+    /// The whole address. It may hold a token.
+    pub uri: &'r Uri,
+    /// The headers.
+    pub headers: &'r HeaderMap,
+    /// The Route, if there is one.
+    pub served: Option<Arc<Served>>,
+    started: Instant,
+    /// Where it comes from.
+    pub client: Client,
+    /// The connection, if it can be taken over.
+    offer: Option<Offer>,
+}
+
+/// An answer, and whether the channel had a say in it.
+struct Answer {
+    reply: Reply,
+    /// The channel that grants what was asked for. Without one the answer is the same for all channels.
+    granted_by: Option<Arc<Served>>,
+}
+
+// === impl App ===
+
+impl App {
+    /// The public port's router: channels, and what is elsewhere.
+    pub fn router(self) -> Router {
+        Router::new().route(CHANNEL, any(at_channel)).fallback(at_elsewhere).with_state(Arc::new(self))
+    }
+
+    /// Answers one request, to the channel `namespace/name` or to no channel.
+    async fn answer(&self, key: Option<String>, request: Request<Body>, peer: SocketAddr) -> Reply {
+        let started = Instant::now();
+        let (http::request::Parts { method, uri, headers, mut extensions, .. }, body) = request.into_parts();
+        let (operation, mut reply) = if uri.path_and_query().is_some_and(|text| text.as_str().len() > MAX_URI_BYTES) {
+            let problem =
+                Problem::new(ProblemKind::UriTooLong, "an address has at most 8 KiB: use wildcards in topics");
+            (Operation::Other, problem.into())
+        } else if let Some(key) = key {
+            let served = self.routes.get(&key);
+            let client = Client::of(peer.ip(), &headers, &self.limits.trusted_proxies, self.limits.forwarded_header);
+            let offer = extensions.remove::<Offer>();
+            let call = Call { key: &key, uri: &uri, headers: &headers, served, started, client, offer };
+            let (operation, answer) = self.channel(&method, &call, body).await;
+            let origins = self.routes.origins();
+            let (readers, mut reply) = match &answer.granted_by {
+                Some(served) => (Readers::Channel(&served.route.cors), answer.reply),
+                None => (self.strangers(&origins), answer.reply),
+            };
+            cors::allow(readers, &headers, reply.headers_mut());
+            (operation, reply)
+        } else {
+            (Operation::Other, self.elsewhere(&method, uri.path()))
+        };
+        if self.drain.phase() >= Phase::Draining {
+            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        self.metrics.request(operation, reply.status());
+        // Never the query: it may hold a token.
+        debug!(%method, path = uri.path(), status = reply.status().as_u16(), %peer, took = ?started.elapsed(), "Answered.");
+        reply
+    }
+
+    async fn channel(&self, method: &Method, call: &Call<'_>, body: Body) -> (Operation, Answer) {
+        match *method {
+            Method::GET => (Operation::Subscribe, self.subscribe(call, false).await),
+            Method::HEAD => (Operation::Head, self.subscribe(call, true).await),
+            Method::POST => (Operation::Publish, self.publish(call, body).await),
+            Method::OPTIONS => {
+                let reply = cors::options(self.strangers(&self.routes.origins()), call.headers);
+                (Operation::Options, Answer::refused(reply))
+            }
+            _ => (Operation::Other, Answer::refused(Problem::method_not_allowed(cors::METHODS))),
+        }
+    }
+
+    /// Whose pages may read what is the same for all channels.
+    fn strangers<'o>(&self, origins: &'o Origins) -> Readers<'o> {
+        if self.routes.is_loaded() { Readers::Installation(origins) } else { Readers::Anybody }
+    }
+
+    fn elsewhere(&self, method: &Method, path: &str) -> Reply {
+        match (path, method) {
+            ("/", &Method::GET | &Method::HEAD) if self.demo => demo::page(),
+            ("/", _) if self.demo => Problem::method_not_allowed("GET, HEAD").into(),
+            _ => Problem::not_found("channels are at /channels/{namespace}/{name}/events").into(),
+        }
+    }
+
+    async fn subscribe(&self, call: &Call<'_>, head: bool) -> Answer {
+        match self.entitled_to_subscribe(call).await {
+            Ok(entitled) => {
+                let served = entitled.served.clone();
+                Answer::granted(served, self.open(call, entitled, head).await)
+            }
+            Err(reply) => Answer::refused(reply),
+        }
+    }
+
+    /// Opens a stream, or says why not now.
+    async fn open(&self, call: &Call<'_>, entitled: Subscription, head: bool) -> Result<Reply, Problem> {
+        let Subscription { asked, granted, topics, caller, revision, served } = entitled;
+        let rules = self.authority.rules();
+        asked.fits(&served.route)?;
+        if head {
+            return Ok(subscribe::head());
+        }
+        let place = match self.place(&served, self.client(call, caller.as_ref())) {
+            Ok(place) => place,
+            Err(reason) => return Ok(self.turn_away(call, &served, reason)),
+        };
+        let begins = (Instant::now(), SystemTime::now());
+        let lease = Lease::new((asked.topics, &granted), caller, rules.clone(), revision, begins, rand::random());
+        let request = Subscribe { topics, start: asked.start };
+        match self.hub.subscribe(&served.route, request, lease, Some(place)).await {
+            Ok(opened) => {
+                // A Route that changed before the channel was open has not reached it.
+                let now = self.routes.get(call.key).map(|served| served.route.clone());
+                if now.as_ref().is_none_or(|now| !Arc::ptr_eq(now, &served.route)) {
+                    self.hub.route_changed(call.key, now);
+                }
+                self.metrics.subscribed_after(call.started.elapsed());
+                Ok(subscribe::stream(opened, call.offer.as_ref()))
+            }
+            Err(error) => {
+                debug!(channel = %served.route.key(), %error, "Failed to open a stream.");
+                Ok(self.turn_away(call, &served, TurnedAway::Broker))
+            }
+        }
+    }
+
+    /// The gateway's own limits first, then the channel's.
+    fn place(&self, served: &Served, client: Client) -> Result<Place, TurnedAway> {
+        if self.drain.phase() >= Phase::Draining {
+            return Err(TurnedAway::Draining);
+        }
+        let full = self.limits.subscribers.is_some_and(|most| self.hub.subscribers() >= most);
+        if full || self.room.is_tight() {
+            return Err(TurnedAway::Connections);
+        }
+        let (limits, now) = (&self.authority.rules().settings().limits, Instant::now());
+        let presence = self.clients.admit(&limits.client, client, now)?;
+        Ok(served.usage.admit(&limits.over(&served.route.limits), client, now)?.of(presence))
+    }
+
+    /// Whom limits count the request by.
+    fn client(&self, call: &Call<'_>, caller: Option<&Caller>) -> Client {
+        caller.and_then(|caller| caller.principal.fingerprint()).map_or(call.client, Client::Subject)
+    }
+
+    /// Counts one POST; how long to wait, if it is one too many.
+    fn count_post(&self, served: &Served, client: Client) -> Result<(), Duration> {
+        let (limits, now) = (&self.authority.rules().settings().limits, Instant::now());
+        self.clients.post(&limits.client, client, now)?;
+        served.usage.post(&limits.over(&served.route.limits), now)
+    }
+
+    /// Counts the bytes of one POST; how long to wait, if they are too many.
+    fn count_bytes(&self, served: &Served, client: Client, bytes: u64) -> Result<(), Duration> {
+        let (limits, now) = (&self.authority.rules().settings().limits, Instant::now());
+        self.clients.post_bytes(bytes, &limits.client, client, now)?;
+        served.usage.post_bytes(bytes, &limits.channel, now)
+    }
+
+    fn turn_away(&self, call: &Call<'_>, served: &Served, reason: TurnedAway) -> Reply {
+        served.metrics(&self.metrics).turned_away(reason);
+        let why = match reason {
+            TurnedAway::Connections => "as many streams as allowed are open: come back later",
+            TurnedAway::ConnectRate => "too many new streams at once: come back later",
+            TurnedAway::ClientRate => "this client opens streams too fast: come back later",
+            TurnedAway::Client => "this client has as many streams open as allowed: close one",
+            TurnedAway::Draining => "this gateway shuts down: come back, to another one",
+            TurnedAway::Broker => "NATS does not answer: come back later",
+        };
+        let base = match reason {
+            // The next gateway waits already.
+            TurnedAway::Draining => Duration::ZERO,
+            _ => Duration::from_millis(served.route.events.retry_milliseconds.into()),
+        };
+        // Over another connection, where this one is in the way.
+        let close = reason == TurnedAway::Connections;
+        retry::later(call.headers, retry::jittered(base, &mut rand::rng()), why, close)
+    }
+
+    async fn publish(&self, call: &Call<'_>, body: Body) -> Answer {
+        match self.entitled_to_publish(call).await {
+            Ok(entitled) => {
+                let served = entitled.served.clone();
+                Answer::granted(served, self.post(call, entitled, body).await)
+            }
+            Err(problem) => Answer::refused(problem),
+        }
+    }
+
+    /// Publishes, and waits for the acknowledgement.
+    async fn post(&self, call: &Call<'_>, entitled: Publishing, body: Body) -> Result<Reply, Problem> {
+        let Publishing { posted, caller, served } = entitled;
+        let counts = served.metrics(&self.metrics);
+        let count = |outcome: PostOutcome| {
+            move |problem: Problem| {
+                counts.posted(outcome);
+                problem
+            }
+        };
+        posted.fits(&served.route).map_err(count(PostOutcome::Invalid))?;
+        let client = self.client(call, caller.as_ref());
+        let limited = |wait: Duration| {
+            let problem = Problem::new(ProblemKind::TooManyRequests, "a limit per second is reached: come back later");
+            count(PostOutcome::Limited)(problem.retry_after(wait.as_secs() + 1))
+        };
+        self.count_post(&served, client).map_err(limited)?;
+        let limit = self.limits.publish_bytes.min(served.route.events.max_event_bytes);
+        let data = publish::data(call.headers, body, limit, self.limits.body_timeout).await;
+        let data = data.map_err(count(PostOutcome::Invalid))?;
+        self.count_bytes(&served, client, data.len() as u64).map_err(limited)?;
+        let started = Instant::now();
+        match self.hub.publish(&served.route, posted.with(data)).await {
+            Ok(published) => {
+                self.metrics.published_after(started.elapsed());
+                let (outcome, reply) = publish::acknowledgement(&served.route, published);
+                counts.posted(outcome);
+                Ok(reply)
+            }
+            Err(error) => {
+                let (outcome, problem) = publish::failure(&error);
+                Err(count(outcome)(problem))
+            }
+        }
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    fn granted(by: Arc<Served>, reply: Result<Reply, Problem>) -> Self {
+        Self { reply: reply.unwrap_or_else(Into::into), granted_by: Some(by) }
+    }
+
+    fn refused(reply: impl Into<Reply>) -> Self {
+        Self { reply: reply.into(), granted_by: None }
+    }
+}
+
+async fn at_channel(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path((namespace, name)): Path<(String, String)>,
+    request: Request<Body>,
+) -> Reply {
+    app.answer(channel_key(&namespace, &name), request, peer).await
+}
+
+/// `namespace/name`, unless one of them is empty: the router lets that pass.
+fn channel_key(namespace: &str, name: &str) -> Option<String> {
+    (!namespace.is_empty() && !name.is_empty()).then(|| format!("{namespace}/{name}"))
+}
+
+async fn at_elsewhere(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request<Body>,
+) -> Reply {
+    app.answer(None, request, peer).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    #[tokio::test]
+    async fn a_channel_is_named_by_its_path() {
+        let named =
+            async |Path((namespace, name)): Path<(String, String)>| channel_key(&namespace, &name).unwrap_or_default();
+        let router: Router = Router::new().route(CHANNEL, any(named)).fallback(async || "");
+        for (path, key) in [
+            ("/channels/demo/hello/events", Some("demo/hello")),
+            ("/channels/demo/hello/events/", None),
+            ("/channels/demo/hello", None),
+            ("/channels//hello/events", None),
+            ("/channels/demo//events", None),
+            ("/channels/a/b/c/events", None),
+            ("/channels/demo/events", None),
+            ("/channels/events", None),
+            ("/", None),
+        ] {
+            let reply = router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+            let found = reply.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(found, key.unwrap_or_default(), "{path}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The administrator's own limits, beside those of each Channel. Pure.
+//!
+//! [`Limit`] names every limit of the gateway for the metric `tidings_limit`, those of the command line too.
+
+use serde::Deserialize;
+use tidings_crds::fault::Fault;
+use tidings_crds::route::RouteLimits;
+
+use crate::channel::backfill::AT_ONCE;
+use crate::metrics::label::closed_set;
+use crate::runtime::units;
+
+/// Limits for every client and every channel, in one gateway process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Quotas {
+    /// For one client, over all channels.
+    pub client: Quota,
+    /// For one channel; a Channel's own limits can only be lower.
+    pub channel: Quota,
+    /// Topics in one request.
+    pub topics_per_request: Option<usize>,
+    /// Ranges behind the logs that are read at the same time, over all channels.
+    pub backfills: Option<usize>,
+}
+
+closed_set! {
+    /// What is limited.
+    pub enum Limit {
+        /// `--max-connections`, or what the open-file limit allows.
+        Connections = "connections",
+        /// `--max-subscribers`.
+        Subscribers = "subscribers",
+        /// `--max-header-bytes`.
+        HeaderBytes = "header-bytes",
+        /// The address of a request, in bytes.
+        UriBytes = "uri-bytes",
+        /// `--max-publish-bytes`.
+        PublishBytes = "publish-bytes",
+        /// `topicsPerRequest`.
+        Topics = "topics",
+        /// `backfills`.
+        Backfills = "backfills",
+        /// `client.connections`.
+        ClientConnections = "client-connections",
+        /// `client.connectsPerSecond`.
+        ClientConnects = "client-connects",
+        /// `client.publishPerSecond`.
+        ClientPublications = "client-publications",
+        /// `client.publishBytesPerSecond`.
+        ClientBytes = "client-bytes",
+        /// `channel.connections`.
+        ChannelConnections = "channel-connections",
+        /// `channel.connectsPerSecond`.
+        ChannelConnects = "channel-connects",
+        /// `channel.publishPerSecond`.
+        ChannelPublications = "channel-publications",
+        /// `channel.publishBytesPerSecond`.
+        ChannelBytes = "channel-bytes",
+    }
+}
+
+/// How much one client or one channel may use. What is absent is not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Open streams.
+    pub connections: Option<u32>,
+    /// New streams in a second.
+    pub connects_per_second: Option<u32>,
+    /// Publications over HTTP in a second.
+    pub publish_per_second: Option<u32>,
+    /// Bytes of publications over HTTP in a second.
+    pub publish_bytes_per_second: Option<u64>,
+}
+
+/// The limits as they are written.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QuotasDocument {
+    #[serde(default)]
+    client: QuotaDocument,
+    #[serde(default)]
+    channel: QuotaDocument,
+    topics_per_request: Option<usize>,
+    backfills: Option<usize>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct QuotaDocument {
+    connections: Option<u32>,
+    connects_per_second: Option<u32>,
+    publish_per_second: Option<u32>,
+    publish_bytes_per_second: Option<SizeDocument>,
+}
+
+/// A size with a unit is a text, one without is a number.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum SizeDocument {
+    Number(u64),
+    Text(String),
+}
+
+/// The most topics that a request may ever name: they are compared pairwise.
+pub const MAX_TOPICS: usize = 64;
+
+/// The most ranges that may ever be read at the same time: 1,024 batches of 512 messages are more than any NATS answers at once.
+const MAX_BACKFILLS: usize = 1_024;
+
+// === impl Quotas ===
+
+impl Quotas {
+    /// Reads the limits.
+    pub fn read(document: QuotasDocument) -> Result<Self, Vec<Fault>> {
+        let QuotasDocument { client, channel, topics_per_request, backfills } = document;
+        let mut faults = Vec::new();
+        let client = client.read("limits.client", &mut faults);
+        let channel = channel.read("limits.channel", &mut faults);
+        if topics_per_request.is_some_and(|most| !(1..=MAX_TOPICS).contains(&most)) {
+            faults.push(Fault::new("limits.topicsPerRequest", "write 1 to 64"));
+        }
+        if backfills.is_some_and(|most| !(1..=MAX_BACKFILLS).contains(&most)) {
+            faults.push(Fault::new("limits.backfills", "write 1 to 1024"));
+        }
+        if faults.is_empty() { Ok(Self { client, channel, topics_per_request, backfills }) } else { Err(faults) }
+    }
+
+    /// Every limit of the settings, with 0 for none.
+    pub fn each(&self) -> [(Limit, u64); 10] {
+        let number = |most: Option<u32>| most.unwrap_or_default().into();
+        let size = |most: usize| u64::try_from(most).unwrap_or(u64::MAX);
+        let Self { client, channel, topics_per_request, backfills } = self;
+        [
+            (Limit::Topics, size(topics_per_request.unwrap_or(MAX_TOPICS))),
+            (Limit::Backfills, size(backfills.unwrap_or(AT_ONCE))),
+            (Limit::ClientConnections, number(client.connections)),
+            (Limit::ClientConnects, number(client.connects_per_second)),
+            (Limit::ClientPublications, number(client.publish_per_second)),
+            (Limit::ClientBytes, client.publish_bytes_per_second.unwrap_or_default()),
+            (Limit::ChannelConnections, number(channel.connections)),
+            (Limit::ChannelConnects, number(channel.connects_per_second)),
+            (Limit::ChannelPublications, number(channel.publish_per_second)),
+            (Limit::ChannelBytes, channel.publish_bytes_per_second.unwrap_or_default()),
+        ]
+    }
+
+    /// What holds for one channel: the lower of its own limits and ours.
+    pub fn over(&self, own: &RouteLimits) -> RouteLimits {
+        let lower = |own: Option<u32>, ours: Option<u32>| own.into_iter().chain(ours).min();
+        RouteLimits {
+            connections: lower(own.connections, self.channel.connections),
+            connections_per_client: own.connections_per_client,
+            publish_per_second: lower(own.publish_per_second, self.channel.publish_per_second),
+            connects_per_second: lower(own.connects_per_second, self.channel.connects_per_second),
+        }
+    }
+}
+
+// === impl QuotaDocument ===
+
+impl QuotaDocument {
+    fn read(self, at: &str, faults: &mut Vec<Fault>) -> Quota {
+        let bytes = self.publish_bytes_per_second.map(|size| match size {
+            SizeDocument::Number(bytes) => Ok(bytes),
+            SizeDocument::Text(text) => units::bytes(&text),
+        });
+        let publish_bytes_per_second = bytes.and_then(|bytes| {
+            let told = |error: units::UnitError| Fault::new(format!("{at}.publishBytesPerSecond"), error.to_string());
+            bytes.map_err(|error| faults.push(told(error))).ok()
+        });
+        Quota {
+            connections: self.connections,
+            connects_per_second: self.connects_per_second,
+            publish_per_second: self.publish_per_second,
+            publish_bytes_per_second,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(yaml: &str) -> Result<Quotas, Vec<Fault>> {
+        Quotas::read(serde_yaml::from_str(yaml).unwrap())
+    }
+
+    #[test]
+    fn limits_are_read_with_units() {
+        let quotas = read("{client: {connections: 5, publishBytesPerSecond: 1Mi}, topicsPerRequest: 8}").unwrap();
+        assert_eq!(quotas.client.connections, Some(5));
+        assert_eq!(quotas.client.publish_bytes_per_second, Some(1 << 20));
+        assert_eq!((quotas.channel, quotas.topics_per_request), (Quota::default(), Some(8)));
+        assert_eq!(read("{channel: {publishBytesPerSecond: 7}}").unwrap().channel.publish_bytes_per_second, Some(7));
+        for (yaml, path) in [
+            ("{client: {publishBytesPerSecond: much}}", "limits.client.publishBytesPerSecond"),
+            ("{topicsPerRequest: 65}", "limits.topicsPerRequest"),
+            ("{topicsPerRequest: 0}", "limits.topicsPerRequest"),
+            ("{backfills: 0}", "limits.backfills"),
+            ("{backfills: 1025}", "limits.backfills"),
+        ] {
+            assert_eq!(read(yaml).unwrap_err().first().map(|fault| fault.path.as_str()), Some(path), "{yaml}");
+        }
+    }
+
+    #[test]
+    fn every_limit_is_told() {
+        let quotas = read("{channel: {connectsPerSecond: 3}, backfills: 4}").unwrap();
+        let told = |limit| quotas.each().into_iter().find(|(name, _)| *name == limit).map(|(_, most)| most);
+        assert_eq!((told(Limit::Backfills), told(Limit::ChannelConnects)), (Some(4), Some(3)));
+        assert_eq!((told(Limit::Topics), told(Limit::ClientBytes)), (Some(64), Some(0)));
+    }
+
+    #[test]
+    fn a_channel_can_only_lower_a_limit() {
+        let quotas = read("{channel: {connections: 10, publishPerSecond: 5}}").unwrap();
+        let own = RouteLimits { connections: Some(20), publish_per_second: Some(2), ..RouteLimits::default() };
+        let over = quotas.over(&own);
+        assert_eq!((over.connections, over.publish_per_second, over.connects_per_second), (Some(10), Some(2), None));
+        assert_eq!(Quotas::default().over(&own), own);
+    }
+}

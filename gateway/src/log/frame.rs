@@ -1,0 +1,249 @@
+//! The bytes of the event stream (WHATWG HTML, "Server-sent events"): everything a subscriber is ever sent is written here.
+//!
+//! UTF-8 without BOM, lines end with LF. An `id:` consists of `[a-z0-9-]` and is never empty: an empty one would erase
+//! the browser's position.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::Serialize;
+use tidings_crds::channel::Encoding;
+use tidings_crds::position::Position;
+
+use crate::log::publication::Publication;
+
+/// How a channel's publications become frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Framing {
+    /// How bytes become text.
+    pub encoding: Encoding,
+    /// The largest publication sent as it is, in bytes.
+    pub max_event_bytes: u64,
+}
+
+/// The JSON of a `tidings.gap`: continuity ends at `after` and begins again behind `resumed`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// Why continuity cannot be proven.
+    pub reason: &'static str,
+    /// The last position the subscriber is known to have seen, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// The position before the next event, if the channel has positions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Oversize<'a> {
+    bytes: usize,
+    limit: u64,
+    topic: &'a str,
+}
+
+#[derive(Serialize)]
+struct End<'a> {
+    reason: &'a str,
+}
+
+/// A comment: it keeps the connection alive and moves nothing.
+pub const COMMENT: Bytes = Bytes::from_static(b":\n\n");
+
+// === impl Framing ===
+
+impl Framing {
+    /// The frame of a publication; without `id` for an Ephemeral channel.
+    pub fn publication(&self, publication: &Publication, id: Option<Position>) -> Bytes {
+        if publication.data.len() as u64 > self.max_event_bytes {
+            let oversize =
+                Oversize { bytes: publication.data.len(), limit: self.max_event_bytes, topic: &publication.topic };
+            return control("tidings.oversize", id, &oversize);
+        }
+        let mut out = BytesMut::with_capacity(publication.data.len() + 96);
+        if let Some(event) = &publication.event {
+            field(&mut out, "event", event.as_str());
+        }
+        if let Some(id) = id {
+            field(&mut out, "id", &id.to_string());
+        }
+        match self.encoding {
+            Encoding::Base64 => field(&mut out, "data", &STANDARD.encode(&publication.data)),
+            Encoding::Text => data(&mut out, &String::from_utf8_lossy(&publication.data)),
+        }
+        out.put_u8(b'\n');
+        out.freeze()
+    }
+}
+
+/// The first block of a stream: the reconnection time and, where there is one, the position to come back to.
+pub fn opening(retry_milliseconds: u32, checkpoint: Option<Position>) -> Bytes {
+    let mut out = BytesMut::with_capacity(80);
+    field(&mut out, "retry", &retry_milliseconds.to_string());
+    if let Some(position) = checkpoint {
+        field(&mut out, "id", &position.to_string());
+    }
+    out.put_u8(b'\n');
+    out.freeze()
+}
+
+/// An id without data: it fires nothing, and the browser remembers it.
+pub fn checkpoint(position: Position) -> Bytes {
+    let mut out = BytesMut::with_capacity(64);
+    field(&mut out, "id", &position.to_string());
+    out.put_u8(b'\n');
+    out.freeze()
+}
+
+/// A `tidings.gap`. `id` is the position before the next event.
+pub fn gap(gap: &Gap, id: Option<Position>) -> Bytes {
+    control("tidings.gap", id, gap)
+}
+
+/// A `tidings.end` with the time to wait before coming back.
+pub fn end(reason: &str, retry_milliseconds: u32) -> Bytes {
+    let mut out = BytesMut::with_capacity(96);
+    field(&mut out, "retry", &retry_milliseconds.to_string());
+    out.put(control("tidings.end", None, &End { reason }));
+    out.freeze()
+}
+
+fn control(event: &str, id: Option<Position>, json: &impl Serialize) -> Bytes {
+    let mut out = BytesMut::with_capacity(256);
+    field(&mut out, "event", event);
+    if let Some(id) = id {
+        field(&mut out, "id", &id.to_string());
+    }
+    // JSON escapes CR and LF, so one line holds it; these types have string keys only and cannot fail.
+    data(&mut out, &serde_json::to_string(json).unwrap_or_default());
+    out.put_u8(b'\n');
+    out.freeze()
+}
+
+/// One field whose value has no line end: ids, numbers, base64, a cleaned [`crate::log::publication::EventType`].
+fn field(out: &mut BytesMut, name: &str, value: &str) {
+    out.put_slice(name.as_bytes());
+    out.put_slice(b": ");
+    out.put_slice(value.as_bytes());
+    out.put_u8(b'\n');
+}
+
+/// One `data:` a line, whichever of CR, LF and CRLF ends it.
+fn data(out: &mut BytesMut, text: &str) {
+    let mut rest = text;
+    while let Some(at) = rest.find(['\r', '\n']) {
+        let (line, tail) = rest.split_at(at);
+        field(out, "data", line);
+        rest = tail.strip_prefix("\r\n").or_else(|| tail.get(1..)).unwrap_or_default();
+    }
+    field(out, "data", rest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::publication::EventType;
+    use proptest::prelude::*;
+    use tidings_crds::position::{Epoch, Stamp};
+
+    const TEXT: Framing = Framing { encoding: Encoding::Text, max_event_bytes: 1 << 20 };
+
+    fn publication(event: Option<&str>, bytes: &[u8]) -> Publication {
+        Publication {
+            sequence: 7,
+            time: 35,
+            topic: "user.42".into(),
+            event: event.map(|e| EventType::new(e).unwrap()),
+            data: Bytes::copy_from_slice(bytes),
+            marker: false,
+        }
+    }
+
+    fn position() -> Position {
+        Position { epoch: Epoch::from_nanos(10), sequence: 7, stamp: Some(Stamp::from_millis(35)) }
+    }
+
+    /// The event-stream interpretation of the WHATWG, for one block.
+    fn parse(block: &str) -> (Option<String>, Option<String>, Option<String>) {
+        let (mut event, mut id, mut lines) = (None, None, Vec::new());
+        let body = block.strip_suffix("\n\n").expect("a block ends with an empty line");
+        assert!(!block.contains('\r'));
+        for line in body.split('\n') {
+            assert!(!line.is_empty(), "an empty line in the middle ends the block");
+            let (name, value) = line.split_once(':').unwrap();
+            let value = value.strip_prefix(' ').unwrap_or(value).to_owned();
+            match name {
+                "event" => event = Some(value),
+                "id" => id = Some(value),
+                "data" => lines.push(value),
+                other => panic!("unknown field {other}"),
+            }
+        }
+        (event, id, (!lines.is_empty()).then(|| lines.join("\n")))
+    }
+
+    #[test]
+    fn a_publication_is_event_id_and_data() {
+        let frame = TEXT.publication(&publication(Some("order.created"), b"{\"total\": 12}"), Some(position()));
+        assert_eq!(frame, "event: order.created\nid: a-7-z\ndata: {\"total\": 12}\n\n");
+    }
+
+    #[test]
+    fn every_kind_of_line_end_splits_data() {
+        let frame = TEXT.publication(&publication(None, b"a\rb\nc\r\nd\n"), None);
+        assert_eq!(frame, "data: a\ndata: b\ndata: c\ndata: d\ndata: \n\n");
+    }
+
+    #[test]
+    fn empty_data_is_still_an_event() {
+        assert_eq!(TEXT.publication(&publication(None, b""), None), "data: \n\n");
+    }
+
+    #[test]
+    fn what_is_not_utf8_is_replaced_or_encoded() {
+        assert_eq!(TEXT.publication(&publication(None, b"a\xffb"), None), "data: a\u{fffd}b\n\n");
+        let base64 = Framing { encoding: Encoding::Base64, ..TEXT };
+        assert_eq!(base64.publication(&publication(None, b"a\xffb"), None), "data: Yf9i\n\n");
+    }
+
+    #[test]
+    fn a_large_publication_becomes_an_oversize_event() {
+        let small = Framing { max_event_bytes: 3, ..TEXT };
+        let frame = small.publication(&publication(Some("x"), b"1234"), Some(position()));
+        assert_eq!(
+            frame,
+            "event: tidings.oversize\nid: a-7-z\ndata: {\"bytes\":4,\"limit\":3,\"topic\":\"user.42\"}\n\n"
+        );
+    }
+
+    #[test]
+    fn control_blocks_are_as_documented() {
+        assert_eq!(opening(3000, Some(position())), "retry: 3000\nid: a-7-z\n\n");
+        assert_eq!(opening(3000, None), "retry: 3000\n\n");
+        assert_eq!(checkpoint(position()), "id: a-7-z\n\n");
+        assert_eq!(end("shutdown", 812), "retry: 812\nevent: tidings.end\ndata: {\"reason\":\"shutdown\"}\n\n");
+        let told = Gap { reason: "expired", after: Some("a-1".into()), resumed: Some("a-7-z".into()) };
+        assert_eq!(
+            gap(&told, Some(position())),
+            "event: tidings.gap\nid: a-7-z\ndata: {\"reason\":\"expired\",\"after\":\"a-1\",\"resumed\":\"a-7-z\"}\n\n"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_a_text_frame_gives_the_publication_back(bytes: Vec<u8>, event in prop::option::of(".{1,20}")) {
+            let event = event.and_then(|e| EventType::new(&e).ok());
+            let frame = TEXT.publication(&Publication { event: event.clone(), ..publication(None, &bytes) }, Some(position()));
+            let text = String::from_utf8_lossy(&bytes).replace("\r\n", "\n").replace('\r', "\n");
+            let expected = (event.map(|e| e.as_str().to_owned()), Some("a-7-z".to_owned()), Some(text));
+            prop_assert_eq!(parse(std::str::from_utf8(&frame).unwrap()), expected);
+        }
+
+        #[test]
+        fn parsing_a_base64_frame_gives_the_bytes_back(bytes: Vec<u8>) {
+            let base64 = Framing { encoding: Encoding::Base64, ..TEXT };
+            let frame = base64.publication(&publication(None, &bytes), None);
+            let (_, _, text) = parse(std::str::from_utf8(&frame).unwrap());
+            prop_assert_eq!(STANDARD.decode(text.unwrap()).unwrap(), bytes);
+        }
+    }
+}

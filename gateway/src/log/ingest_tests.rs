@@ -1,0 +1,326 @@
+//! Tests of [`crate::log::ingest`], from within.
+
+use super::*;
+use bytes::Bytes;
+
+const EPOCH: Epoch = Epoch::from_nanos(10);
+
+fn publication(sequence: u64) -> Publication {
+    Publication {
+        sequence,
+        time: sequence * 10,
+        topic: "t".into(),
+        event: None,
+        data: Bytes::from_static(b"x"),
+        marker: false,
+    }
+}
+
+fn info(last: u64) -> Answer {
+    Answer::Info(Info { epoch: EPOCH, first: 1, last, last_time: last * 10 })
+}
+
+/// The machine behind 10, past its opening questions, and a clock.
+struct Bench {
+    ingest: Ingest,
+    now: Instant,
+    steps: Vec<Step>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let now = Instant::now();
+        let head = Mark { sequence: 10, stamp: Some(Stamp::from_millis(100)) };
+        Self { ingest: Ingest::new(EPOCH, head, 100, true, 1000, now), now, steps: Vec::new() }
+    }
+
+    fn quiet() -> Self {
+        let mut bench = Self::new();
+        for _ in 0..4 {
+            bench.now = bench.ingest.wake_at(bench.now).unwrap();
+            assert_eq!(bench.ask(), Some(Ask::Batch { from: 11, hole: false }));
+            bench.answer(Answer::Batch { messages: vec![], more: false });
+        }
+        bench
+    }
+
+    fn live(&mut self, sequence: u64) {
+        self.ingest.live(publication(sequence), self.now, &mut self.steps);
+    }
+
+    fn ask(&mut self) -> Option<Ask> {
+        self.ingest.ask(self.now)
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        self.ingest.answer(answer, self.now, &mut self.steps);
+    }
+
+    fn batch(&mut self, sequences: &[u64]) {
+        self.answer(Answer::Batch { messages: sequences.iter().copied().map(publication).collect(), more: false });
+    }
+
+    fn appended(&mut self) -> Vec<u64> {
+        self.steps
+            .drain(..)
+            .map(|step| match step {
+                Step::Append(publication) => publication.sequence,
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn after_opening_the_tail_is_checked_three_times_and_then_with_growing_pauses() {
+    let mut bench = Bench::new();
+    let start = bench.now;
+    let mut checks = Vec::new();
+    for _ in 0..6 {
+        bench.now = bench.ingest.wake_at(bench.now).unwrap();
+        assert_eq!(bench.ask(), Some(Ask::Batch { from: 11, hole: false }));
+        checks.push((bench.now - start).as_millis());
+        bench.answer(Answer::Batch { messages: vec![], more: false });
+    }
+    assert_eq!(checks, [0, 250, 1000, 2000, 4000, 9000]);
+}
+
+#[test]
+fn the_next_sequence_is_appended_at_once() {
+    let mut bench = Bench::quiet();
+    bench.live(11);
+    bench.live(12);
+    assert_eq!(bench.appended(), [11, 12]);
+    assert_eq!(bench.ask(), None);
+}
+
+#[test]
+fn a_hole_waits_for_a_reply_that_reaches_beyond_it() {
+    let mut bench = Bench::quiet();
+    bench.live(13);
+    assert!(bench.appended().is_empty());
+    assert_eq!(bench.ask(), Some(Ask::Batch { from: 11, hole: true }));
+    bench.batch(&[12, 13, 14]);
+    // 11 does not exist. It was deleted, or the stream begins behind it: that makes a difference.
+    assert!(bench.appended().is_empty());
+    assert_eq!(bench.ask(), Some(Ask::Info));
+    bench.answer(info(14));
+    assert_eq!(bench.appended(), [12, 13, 14]);
+}
+
+#[test]
+fn a_replica_that_lags_proves_nothing_and_the_leader_is_asked() {
+    let mut bench = Bench::quiet();
+    bench.live(13);
+    bench.ask();
+    bench.batch(&[]);
+    assert!(bench.appended().is_empty());
+    assert_eq!(bench.ask(), Some(Ask::Leader { from: 11 }));
+    bench.answer(Answer::Leader(Some(publication(11))));
+    assert_eq!(bench.appended(), [11]);
+    assert_eq!(bench.ask(), Some(Ask::Batch { from: 12, hole: true }));
+    bench.batch(&[12]);
+    assert_eq!(bench.appended(), [12, 13]);
+}
+
+#[test]
+fn deleted_messages_are_absent_when_the_leader_says_so_twice_and_knows_better() {
+    let mut bench = Bench::quiet();
+    bench.live(13);
+    bench.ask();
+    bench.batch(&[]);
+    assert_eq!(bench.ask(), Some(Ask::Leader { from: 11 }));
+    bench.answer(Answer::Leader(None));
+    assert_eq!(bench.ask(), Some(Ask::Info));
+    bench.answer(info(13));
+    assert_eq!(bench.ask(), Some(Ask::Leader { from: 11 }));
+    assert!(bench.appended().is_empty());
+    bench.answer(Answer::Leader(None));
+    assert_eq!(bench.ask(), Some(Ask::Info));
+    bench.answer(info(13));
+    assert_eq!(bench.appended(), [13]);
+}
+
+#[test]
+fn what_was_removed_from_the_front_before_it_was_seen_is_told() {
+    let mut bench = Bench::quiet();
+    bench.live(14);
+    bench.ask();
+    bench.batch(&[14]);
+    assert_eq!(bench.ask(), Some(Ask::Info));
+    bench.answer(Answer::Info(Info { epoch: EPOCH, first: 13, last: 14, last_time: 140 }));
+    let expired = Step::Expired(Mark { sequence: 12, stamp: None });
+    let rest = [Step::Skip(Mark { sequence: 13, stamp: None }), Step::Append(publication(14))];
+    assert_eq!(bench.steps[0], expired);
+    assert!(bench.steps[1..] == rest || bench.steps[1..] == rest[1..], "{:?}", bench.steps);
+}
+
+#[test]
+fn where_values_replace_each_other_nothing_is_lost_in_between() {
+    let mut bench = Bench::quiet();
+    bench.ingest.keeps_all = false;
+    bench.live(14);
+    bench.ask();
+    bench.batch(&[14]);
+    assert_eq!(bench.appended(), [14]);
+}
+
+#[test]
+fn a_sequence_that_was_never_given_out_is_forgotten() {
+    let mut bench = Bench::quiet();
+    bench.live(1_000_000);
+    bench.ask();
+    bench.batch(&[]);
+    bench.ask();
+    bench.answer(Answer::Leader(None));
+    assert_eq!(bench.ask(), Some(Ask::Info));
+    bench.answer(info(10));
+    assert!(!bench.ingest.is_waiting());
+    bench.live(11);
+    assert_eq!(bench.appended(), [11]);
+}
+
+#[test]
+fn an_old_sequence_with_a_newer_time_stops_everything_until_the_leader_has_spoken() {
+    let mut bench = Bench::quiet();
+    bench.ingest.live(Publication { time: 5000, ..publication(1) }, bench.now, &mut bench.steps);
+    bench.live(11);
+    assert!(bench.appended().is_empty());
+    assert_eq!(bench.ask(), Some(Ask::Info));
+    let epoch = Epoch::from_nanos(11);
+    bench.answer(Answer::Info(Info { epoch, first: 1, last: 2, last_time: 5010 }));
+    let head = Mark { sequence: 2, stamp: None };
+    assert_eq!(bench.steps, [Step::Reset { epoch, head, first: 1 }]);
+}
+
+#[test]
+fn after_a_reconnect_the_message_at_the_head_must_be_the_one_we_know() {
+    for (found, same) in [
+        (Some(publication(10)), true),
+        (Some(Publication { time: 99, ..publication(10) }), false),
+        (Some(publication(12)), true),
+        (Some(Publication { time: 99, ..publication(12) }), false),
+        (None, true),
+    ] {
+        let mut bench = Bench::quiet();
+        bench.ingest.reconnected(bench.now);
+        assert_eq!(bench.ask(), Some(Ask::Info));
+        bench.answer(info(30));
+        bench.live(11);
+        assert_eq!(bench.ask(), Some(Ask::Leader { from: 10 }));
+        assert!(bench.steps.is_empty());
+        bench.answer(Answer::Leader(found));
+        if same {
+            assert_eq!(bench.appended(), [11]);
+        } else {
+            let head = Mark { sequence: 30, stamp: None };
+            assert_eq!(bench.steps, [Step::Reset { epoch: EPOCH, head, first: 1 }]);
+        }
+    }
+}
+
+#[test]
+fn a_duplicate_is_no_sign_of_anything() {
+    let mut bench = Bench::quiet();
+    bench.live(11);
+    bench.live(11);
+    bench.live(10);
+    assert_eq!(bench.appended(), [11]);
+    assert_eq!(bench.ask(), None);
+}
+
+#[test]
+fn a_head_that_goes_backwards_is_believed_the_second_time() {
+    let mut bench = Bench::quiet();
+    bench.ingest.interrupted(bench.now);
+    assert_eq!(bench.ask(), Some(Ask::Info));
+    bench.answer(info(7));
+    assert_eq!((bench.ask(), bench.steps.len()), (None, 0));
+    bench.now = bench.ingest.wake_at(bench.now).unwrap();
+    assert_eq!(bench.ask(), Some(Ask::Info));
+    bench.answer(info(7));
+    let head = Mark { sequence: 7, stamp: None };
+    assert_eq!(bench.steps, [Step::Reset { epoch: EPOCH, head, first: 1 }]);
+}
+
+#[test]
+fn what_arrived_while_the_leader_was_asked_is_not_a_step_backwards() {
+    let mut bench = Bench::quiet();
+    bench.ingest.look(bench.now);
+    assert_eq!(bench.ask(), Some(Ask::Info));
+    bench.live(11);
+    bench.answer(info(10));
+    bench.now += Duration::from_millis(1);
+    assert_eq!(bench.appended(), [11]);
+    assert_eq!(bench.ingest.backwards, 0);
+}
+
+#[test]
+fn too_far_behind_is_a_jump() {
+    let mut bench = Bench::quiet();
+    bench.ingest.interrupted(bench.now);
+    bench.ask();
+    bench.answer(info(5000));
+    assert_eq!(bench.steps, [Step::Jump(Mark { sequence: 5000, stamp: None })]);
+}
+
+#[test]
+fn too_far_behind_after_a_reconnect_is_a_jump_and_not_another_stream() {
+    let mut bench = Bench::quiet();
+    bench.ingest.reconnected(bench.now);
+    bench.ask();
+    bench.answer(info(5000));
+    assert_eq!((bench.ask(), bench.steps.len()), (Some(Ask::Leader { from: 10 }), 0));
+    bench.answer(Answer::Leader(Some(publication(10))));
+    assert_eq!(bench.steps, [Step::Jump(Mark { sequence: 5000, stamp: None })]);
+}
+
+#[test]
+fn what_was_asked_before_a_reconnect_says_nothing_about_the_stream_behind_it() {
+    let mut bench = Bench::quiet();
+    bench.ingest.look(bench.now);
+    assert_eq!(bench.ask(), Some(Ask::Info));
+    bench.ingest.reconnected(bench.now);
+    bench.live(11);
+    bench.answer(info(11));
+    assert_eq!((bench.ask(), bench.steps.len()), (Some(Ask::Info), 0), "asked anew, and nothing is believed before");
+    let epoch = Epoch::from_nanos(11);
+    bench.answer(Answer::Info(Info { epoch, first: 1, last: 11, last_time: 5010 }));
+    let head = Mark { sequence: 11, stamp: None };
+    assert_eq!(bench.steps, [Step::Reset { epoch, head, first: 1 }]);
+}
+
+#[test]
+fn a_reply_that_broke_the_connection_is_read_from_the_leader_instead() {
+    let mut bench = Bench::quiet();
+    bench.live(12);
+    assert_eq!(bench.ask(), Some(Ask::Batch { from: 11, hole: true }));
+    bench.answer(Answer::Broken);
+    assert_eq!(bench.ask(), None);
+    bench.now = bench.ingest.wake_at(bench.now).unwrap();
+    assert_eq!(bench.ask(), Some(Ask::Leader { from: 11 }));
+    bench.answer(Answer::Leader(Some(publication(11))));
+    assert_eq!(bench.appended(), [11, 12]);
+}
+
+#[test]
+fn a_delete_marker_takes_its_sequence_and_is_not_shown() {
+    let mut bench = Bench::quiet();
+    bench.ingest.live(Publication { marker: true, ..publication(11) }, bench.now, &mut bench.steps);
+    assert_eq!(bench.steps, [Step::Skip(Mark { sequence: 11, stamp: Some(Stamp::from_millis(110)) })]);
+}
+
+#[test]
+fn an_unavailable_broker_is_asked_with_growing_pauses() {
+    let mut bench = Bench::quiet();
+    bench.live(12);
+    let mut pauses = Vec::new();
+    for _ in 0..5 {
+        let before = bench.now;
+        bench.now = bench.ingest.wake_at(bench.now).unwrap();
+        pauses.push(bench.now - before);
+        assert!(bench.ask().is_some());
+        bench.answer(Answer::Unavailable);
+    }
+    assert!(pauses[4] > pauses[1] * 2, "{pauses:?}");
+}

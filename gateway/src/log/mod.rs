@@ -1,0 +1,13 @@
+//! The event log of a channel and the decisions about order and fan-out. Synchronous: no I/O, no clock.
+//!
+//! May use nothing else in this crate.
+
+pub mod chunk;
+pub mod end_reason;
+pub mod event_log;
+pub mod fanout;
+pub mod feed;
+pub mod frame;
+pub mod ingest;
+pub mod publication;
+pub mod topic_index;

@@ -1,0 +1,240 @@
+//! One connection to NATS, and what happens to it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use async_nats::connection::State;
+use async_nats::{Client, Event, ServerAddr};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::registry::{BrokerFault, Metrics};
+use crate::nats::login::NatsHandshake;
+use crate::runtime::tasks::CoreTasks;
+
+/// A dead peer is noticed after three of these: within the 10 s in which a gateway must turn unready.
+const PING: Duration = Duration::from_secs(3);
+
+/// How long one request may take.
+pub const REQUEST: Duration = Duration::from_secs(3);
+
+/// How long a round trip is worth waiting for.
+const ROUND_TRIP: Duration = Duration::from_secs(1);
+
+/// How often the connection's state is looked at, beside its events: an event can be dropped.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Where the replies to our requests go. Permissions name it: see `docs/reference/nats-permissions.md`.
+const INBOX: &str = "_INBOX_tidings_gateway";
+
+/// How the server and the client library call a login that was refused, one that has expired, and one that could not be
+/// made.
+const REFUSALS: [&str; 3] = ["authorization violation", "authentication expired", "failed signing nonce"];
+
+/// A connection to NATS, with what happened to it so far.
+///
+/// The client library reconnects by itself, with one exception: its task ends for good when NATS refuses our credentials
+/// on a reconnect, and when a message's headers make it panic (a CR within a value does). Then a new client takes over.
+#[derive(Clone, Debug)]
+pub struct Link {
+    client: Arc<ArcSwapOption<Client>>,
+    health: watch::Receiver<Health>,
+}
+
+/// Whom to connect to, and as whom.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The servers, in any order.
+    pub servers: Vec<ServerAddr>,
+    /// What NATS lists the connection as.
+    pub name: String,
+    /// How a connection begins.
+    pub handshake: NatsHandshake,
+}
+
+/// Owns the client of a link.
+struct Keeper {
+    peer: Peer,
+    purpose: Arc<str>,
+    client: Arc<ArcSwapOption<Client>>,
+    health: Arc<watch::Sender<Health>>,
+    metrics: Arc<Metrics>,
+}
+
+/// What happened to a connection so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Whether it is up.
+    pub connected: bool,
+    /// How often it came up.
+    pub connects: u64,
+    /// How often it broke.
+    pub breaks: u64,
+    /// How often a subscription's buffer was full.
+    pub overflows: u64,
+}
+
+// === impl Link ===
+
+impl Link {
+    /// Connects in the background, for as long as `stop` allows.
+    pub fn open(peer: Peer, purpose: &str, metrics: Arc<Metrics>, stop: CancellationToken, core: &CoreTasks) -> Self {
+        let (sender, health) = watch::channel(Health::default());
+        let client = Arc::new(ArcSwapOption::empty());
+        let keeper =
+            Keeper { peer, purpose: purpose.into(), client: client.clone(), health: Arc::new(sender), metrics };
+        core.spawn("the keeper of a NATS connection", stop, keeper.keep());
+        Self { client, health }
+    }
+
+    /// The client, unless none has come to be yet.
+    pub fn client(&self) -> Option<Client> {
+        self.client.load().as_deref().cloned()
+    }
+
+    /// Waits until the server has read everything that was sent before: a request that nobody answers comes back at once.
+    pub async fn round_trip(&self) {
+        if let Some(client) = self.client() {
+            let nobody = client.new_inbox();
+            let _ = tokio::time::timeout(ROUND_TRIP, client.request(nobody, bytes::Bytes::new())).await;
+        }
+    }
+
+    /// What happens to the connection, to be waited on.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+
+    /// Whether it is up.
+    pub fn is_connected(&self) -> bool {
+        self.health.borrow().connected
+    }
+}
+
+/// The pause before the nth attempt to reconnect: none at first, for a server that merely closed on us.
+fn pause(attempt: usize) -> Duration {
+    match attempt {
+        0 | 1 => Duration::ZERO,
+        n => Duration::from_millis(50 << n.min(6)).mul_f64(0.5 + rand::random::<f64>() / 2.0),
+    }
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    /// Sees to it that there is a client that lives.
+    async fn keep(self) {
+        let mut before = 0;
+        for attempt in 0.. {
+            tokio::time::sleep(pause(attempt)).await;
+            match self.connect().await {
+                Ok(client) => {
+                    self.client.store(Some(Arc::new(client.clone())));
+                    before = self.watch(&client, before).await;
+                    self.health.send_modify(|health| {
+                        health.connected = false;
+                        health.breaks += 1;
+                    });
+                    tracing::warn!(purpose = &*self.purpose, "The NATS client ended; starting another one.");
+                }
+                Err(error) => {
+                    self.metrics.broker_error(BrokerFault::Connect);
+                    tracing::warn!(
+                        purpose = &*self.purpose,
+                        error = &error as &dyn std::error::Error,
+                        "NATS refused us."
+                    );
+                }
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Client, async_nats::ConnectError> {
+        let (health, metrics, purpose) = (self.health.clone(), self.metrics.clone(), self.purpose.clone());
+        let said = Arc::new(AtomicBool::new(false));
+        self.peer
+            .handshake
+            .options(&self.peer.servers)
+            .name(format!("{} {}", self.peer.name, self.purpose))
+            .custom_inbox_prefix(INBOX)
+            .retry_on_initial_connect()
+            .ping_interval(PING)
+            .connection_timeout(REQUEST)
+            .request_timeout(Some(REQUEST))
+            .subscription_capacity(65_536)
+            .reconnect_delay_callback(pause)
+            .event_callback(move |event| {
+                let (health, metrics, purpose) = (health.clone(), metrics.clone(), purpose.clone());
+                let said = said.clone();
+                async move { happened(&event, &health, &metrics, &purpose, &said) }
+            })
+            .connect(&self.peer.servers[..])
+            .await
+    }
+
+    /// Compares the connection itself with what its events said, until the client is dead. Counts connections from `before`.
+    async fn watch(&self, client: &Client, before: u64) -> u64 {
+        let mut ticks = tokio::time::interval(LOOK);
+        loop {
+            ticks.tick().await;
+            let connects = before + client.statistics().connects.load(Relaxed);
+            let connected = client.connection_state() == State::Connected;
+            self.health.send_if_modified(|health| {
+                let changed = health.connects != connects || health.connected != connected;
+                health.breaks = health.breaks.max(connects.saturating_sub(1));
+                health.connects = connects;
+                health.connected = connected;
+                changed
+            });
+            // Waits while the connection is away; fails only when nobody takes commands any more.
+            if matches!(tokio::time::timeout(LOOK, client.flush()).await, Ok(Err(_))) {
+                return connects;
+            }
+        }
+    }
+}
+
+/// `said` is whether it was said that NATS cannot be reached, since it last could.
+fn happened(event: &Event, health: &watch::Sender<Health>, metrics: &Metrics, purpose: &str, said: &AtomicBool) {
+    match event {
+        Event::Connected => {
+            said.store(false, Relaxed);
+            tracing::info!(purpose, "Connected to NATS.");
+        }
+        Event::Disconnected => {
+            metrics.broker_error(BrokerFault::Disconnected);
+            health.send_modify(|health| {
+                health.connected = false;
+                health.breaks += 1;
+            });
+            tracing::warn!(purpose, "The connection to NATS broke; reconnecting.");
+        }
+        Event::SlowConsumer(_) => {
+            metrics.slow_consumer();
+            health.send_modify(|health| health.overflows += 1);
+        }
+        Event::ServerError(error) => {
+            let text = error.to_string().to_ascii_lowercase();
+            metrics.broker_error(match () {
+                () if text.contains("permissions") => BrokerFault::Permission,
+                () if REFUSALS.iter().any(|refusal| text.contains(refusal)) => BrokerFault::Login,
+                () => BrokerFault::Server,
+            });
+            tracing::warn!(purpose, %error, "NATS reported an error.");
+        }
+        Event::ClientError(error) => {
+            let refused = REFUSALS.iter().any(|refusal| error.to_string().contains(refusal));
+            metrics.broker_error(if refused { BrokerFault::Login } else { BrokerFault::Connect });
+            if said.swap(true, Relaxed) {
+                tracing::debug!(purpose, %error, "NATS cannot be reached.");
+            } else if refused {
+                tracing::warn!(purpose, %error, "NATS does not let us in; trying with what the login's files hold by then.");
+            } else {
+                tracing::warn!(purpose, %error, "NATS cannot be reached; trying again. With --log async_nats=debug it says why.");
+            }
+        }
+        Event::LameDuckMode | Event::Draining | Event::Closed => {}
+    }
+}

@@ -1,0 +1,9 @@
+//! Connections to NATS, reading streams, and decoding messages.
+//!
+//! May use `log`, `metrics`, `runtime`.
+
+pub mod connection;
+pub mod connections;
+pub mod decode;
+pub mod login;
+pub mod stream_reader;

@@ -1,0 +1,332 @@
+//! Reads the stream of one channel: its state, batches by Direct Get, single messages from the leader.
+//!
+//! Every call has a deadline. Direct Get is answered by any replica, in order and without gaps within a reply, but perhaps
+//! not up to the end; the leader's `STREAM.MSG.GET` is exact, one message at a time, in JSON that cannot break the
+//! connection. (NATS ADR-31, and `JSApiMsgGetRequest` in nats-server.)
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_nats::Message;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tidings_crds::position::Epoch;
+use tidings_crds::subject::Pattern;
+use tidings_crds::topic::TopicSpace;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::log::ingest::Info;
+use crate::log::publication::Publication;
+use crate::metrics::registry::{Backfill, BrokerFault, ChannelMetrics, InvalidMessage, Metrics};
+use crate::nats::connection::{Link, REQUEST};
+use crate::nats::decode::{ApiError, LeaderReply, Read, Reply, Wire, millis, nanos};
+
+/// Messages asked for at once.
+pub const BATCH: usize = 512;
+
+/// Bytes asked for at once; one message may exceed it.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// The longest silence within the reply to one request.
+const SILENCE: Duration = REQUEST;
+
+/// Subjects asked for in one `multi_last`; the server refuses more than 1,024.
+const SUBJECTS: usize = 1000;
+
+/// Reads one stream.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    link: Link,
+    wire: Arc<Wire>,
+    totals: Arc<Metrics>,
+    metrics: Arc<ChannelMetrics>,
+}
+
+/// Messages in ascending order, without gaps as the answering replica knows them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The messages.
+    pub messages: Vec<Publication>,
+    /// Whether the replica has more.
+    pub more: bool,
+}
+
+/// One message, and whether its header block would have cost the connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Single {
+    /// The message.
+    pub publication: Publication,
+    /// Whether its header block is malformed.
+    pub malformed: bool,
+}
+
+/// Why the stream could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// There is no such stream now.
+    #[error("the stream does not exist")]
+    Missing,
+    /// No answer in time, or nobody there.
+    #[error("NATS did not answer in time")]
+    Unavailable,
+    /// The connection broke while the answer was on its way, or something in it cannot be read: only the leader's JSON,
+    /// message by message, is certain to get through.
+    #[error("the answer broke off, or cannot be read")]
+    Broken,
+    /// Another stream stands under the name now.
+    #[error("the stream was replaced")]
+    Replaced,
+    /// NATS answered with an error.
+    #[error("NATS refused: {0}")]
+    Refused(String),
+}
+
+#[derive(Deserialize)]
+struct InfoReply {
+    error: Option<ApiError>,
+    created: Option<String>,
+    state: Option<StateReply>,
+    #[serde(default)]
+    total: usize,
+}
+
+#[derive(Deserialize)]
+struct StateReply {
+    messages: u64,
+    first_seq: u64,
+    last_seq: u64,
+    last_ts: String,
+    #[serde(default)]
+    subjects: Option<BTreeMap<String, u64>>,
+}
+
+// === impl Reader ===
+
+impl Reader {
+    /// Reads over this link what the wire understands.
+    pub fn new(link: Link, wire: Arc<Wire>, totals: Arc<Metrics>, metrics: Arc<ChannelMetrics>) -> Self {
+        Self { link, wire, totals, metrics }
+    }
+
+    /// The same, over another link.
+    pub fn over(&self, link: Link) -> Self {
+        Self { link, ..self.clone() }
+    }
+
+    /// How topics and subjects correspond.
+    pub fn topics(&self) -> &TopicSpace {
+        self.wire.topics()
+    }
+
+    /// The state of the stream, by its leader.
+    pub async fn info(&self) -> Result<Info, ReadError> {
+        let reply: InfoReply = self.api("STREAM.INFO", &json!({})).await?;
+        let (Some(created), Some(state), None) = (reply.created, reply.state, reply.error) else {
+            return Err(ReadError::Unavailable);
+        };
+        let nanos = nanos(&created).ok_or_else(|| ReadError::Refused(format!("created at {created}")))?;
+        // An empty stream's time is the year 1.
+        let last_time = millis(&state.last_ts).unwrap_or(0);
+        // Of an emptied stream the server can tell a first sequence that lies too low: what exists next comes behind the last.
+        let first = if state.messages == 0 { state.last_seq + 1 } else { state.first_seq };
+        Ok(Info { epoch: Epoch::from_nanos(nanos), first, last: state.last_seq, last_time })
+    }
+
+    /// The messages from `from` on that match `filter`, by any replica.
+    pub async fn batch(&self, from: u64, filter: Option<&Pattern>, kind: Backfill) -> Result<Batch, ReadError> {
+        let filter = filter.map_or(">", Pattern::as_str);
+        let request = json!({"seq": from, "batch": BATCH, "max_bytes": BATCH_BYTES, "next_by_subj": filter});
+        self.direct(&request, kind).await
+    }
+
+    /// The message at `from`, or the next one that matches `filter`, by the leader.
+    pub async fn leader(&self, from: u64, filter: Option<&Pattern>) -> Result<Option<Single>, ReadError> {
+        let filter = filter.map_or(">", Pattern::as_str);
+        self.single(&json!({"seq": from, "next_by_subj": filter})).await
+    }
+
+    /// The newest message that matches this pattern, by the leader. Not for `>`, which fails if the last one was deleted.
+    pub async fn last_of(&self, filter: &Pattern) -> Result<Option<Single>, ReadError> {
+        self.single(&json!({"last_by_subj": filter.as_str()})).await
+    }
+
+    /// The first message stored at or after `time`, if this replica knows of one.
+    pub async fn since(&self, time: SystemTime) -> Result<Option<Publication>, ReadError> {
+        let start = OffsetDateTime::from(time).format(&Rfc3339).map_err(|e| ReadError::Refused(e.to_string()))?;
+        let batch = self.direct(&json!({"start_time": start, "batch": 1}), Backfill::Direct).await?;
+        Ok(batch.messages.into_iter().next())
+    }
+
+    /// The newest message of every subject that matches, up to and including `bound`: not more than `most` subjects.
+    pub async fn last_per_subject(
+        &self,
+        filter: &Pattern,
+        bound: u64,
+        most: usize,
+    ) -> Result<Vec<Publication>, ReadError> {
+        let mut found = Vec::new();
+        for subjects in self.subjects(filter, most).await?.chunks(SUBJECTS) {
+            let mut from = 1;
+            loop {
+                let request =
+                    json!({"multi_last": subjects, "batch": subjects.len(), "up_to_seq": bound.max(1), "seq": from});
+                let batch = self.direct(&request, Backfill::LastPerTopic).await?;
+                from = batch.messages.last().map_or(from, |last| last.sequence + 1);
+                found.extend(batch.messages);
+                if !batch.more {
+                    break;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The subjects that match and hold messages.
+    async fn subjects(&self, filter: &Pattern, most: usize) -> Result<Vec<String>, ReadError> {
+        let mut subjects = Vec::new();
+        loop {
+            let request = json!({"subjects_filter": filter.as_str(), "offset": subjects.len()});
+            let reply: InfoReply = self.api("STREAM.INFO", &request).await?;
+            let page = reply.state.and_then(|state| state.subjects).unwrap_or_default();
+            if page.is_empty() {
+                return Ok(subjects);
+            }
+            subjects.extend(page.into_keys());
+            if subjects.len() > most {
+                return Err(ReadError::Refused(format!("more than {most} topics match")));
+            }
+            if subjects.len() >= reply.total {
+                return Ok(subjects);
+            }
+        }
+    }
+
+    async fn single(&self, request: &Value) -> Result<Option<Single>, ReadError> {
+        let reply: LeaderReply = self.api("STREAM.MSG.GET", request).await?;
+        match self.wire.leader(reply) {
+            Ok(None) => Ok(None),
+            Ok(Some(read)) => {
+                let malformed = read.fault == Some(InvalidMessage::Headers);
+                self.metrics.backfill(Backfill::Leader, 1);
+                Ok(Some(Single { publication: self.noted(read), malformed }))
+            }
+            Err(error) if error.is_missing_stream() => Err(ReadError::Missing),
+            Err(error) => {
+                self.totals.broker_error(BrokerFault::Reply);
+                Err(ReadError::Refused(error.to_string()))
+            }
+        }
+    }
+
+    /// One request to the JetStream API, answered by the leader.
+    async fn api<T: DeserializeOwned>(&self, verb: &str, request: &Value) -> Result<T, ReadError> {
+        let client = self.link.client().ok_or(ReadError::Unavailable)?;
+        let mut health = self.link.health();
+        let breaks = health.borrow_and_update().breaks;
+        let subject = format!("$JS.API.{verb}.{}", self.wire.stream());
+        let reply = tokio::select! {
+            reply = client.request(subject, Bytes::from(request.to_string())) => reply,
+            // The answer went with the connection: waiting out the deadline would only keep the channel waiting.
+            _ = health.wait_for(|health| health.breaks != breaks) => return Err(ReadError::Unavailable),
+        };
+        let reply = reply.map_err(|error| {
+            use async_nats::client::RequestErrorKind::{NoResponders, TimedOut};
+            self.totals.broker_error(match error.kind() {
+                NoResponders => BrokerFault::NoResponders,
+                TimedOut => BrokerFault::Timeout,
+                _ => BrokerFault::Server,
+            });
+            ReadError::Unavailable
+        })?;
+        // A missing stream is an error in JSON; it has to be told apart before `T` is tried.
+        let value: Value = serde_json::from_slice(&reply.payload).map_err(|error| {
+            self.totals.broker_error(BrokerFault::Reply);
+            ReadError::Refused(error.to_string())
+        })?;
+        let missing = value.get("error").and_then(|error| error.get("err_code")).and_then(Value::as_u64);
+        if missing == Some(10059) {
+            return Err(ReadError::Missing);
+        }
+        serde_json::from_value(value).map_err(|error| ReadError::Refused(error.to_string()))
+    }
+
+    /// One Direct Get with any number of replies.
+    async fn direct(&self, request: &Value, kind: Backfill) -> Result<Batch, ReadError> {
+        let client = self.link.client().ok_or(ReadError::Unavailable)?;
+        let mut health = self.link.health();
+        let breaks = health.borrow_and_update().breaks;
+        let inbox = client.new_inbox();
+        let mut replies = client.subscribe(inbox.clone()).await.map_err(|_| ReadError::Unavailable)?;
+        let subject = format!("$JS.API.DIRECT.GET.{}", self.wire.stream());
+        let sent = client.publish_with_reply(subject, inbox, Bytes::from(request.to_string())).await;
+        sent.map_err(|_| ReadError::Unavailable)?;
+        let mut batch = Batch::default();
+        let outcome = loop {
+            let message = tokio::select! {
+                message = replies.next() => message,
+                _ = health.wait_for(|health| health.breaks != breaks) => None,
+                () = tokio::time::sleep(SILENCE) => {
+                    self.totals.broker_error(BrokerFault::Timeout);
+                    break Err(ReadError::Unavailable);
+                }
+            };
+            let Some(message) = message else { break Err(ReadError::Broken) };
+            if let Some(end) = self.collect(&message, &mut batch) {
+                break end;
+            }
+        };
+        if !batch.messages.is_empty() {
+            self.metrics.backfill(kind, batch.messages.len() as u64);
+        }
+        match outcome {
+            Ok(more) => batch.more = more,
+            // What arrived before is good: it proves what it contains.
+            Err(_) if !batch.messages.is_empty() => batch.more = true,
+            Err(error) => return Err(error),
+        }
+        Ok(batch)
+    }
+
+    /// Takes one reply; says whether there is more once the last one is in.
+    fn collect(&self, message: &Message, batch: &mut Batch) -> Option<Result<bool, ReadError>> {
+        match self.wire.direct(message) {
+            Reply::Message { read, previous } => {
+                // The first of a batch has 0 before it.
+                if previous != batch.messages.last().map_or(0, |last| last.sequence) {
+                    // A reply in between was dropped: what comes after it proves nothing.
+                    self.totals.broker_error(BrokerFault::Reply);
+                    return Some(Ok(true));
+                }
+                batch.messages.push(self.noted(read));
+                None
+            }
+            Reply::End { pending } => Some(Ok(pending > 0)),
+            Reply::Nothing => Some(Ok(false)),
+            Reply::Missing => {
+                self.totals.broker_error(BrokerFault::NoResponders);
+                Some(Err(ReadError::Unavailable))
+            }
+            // An unterminated header block swallows the first line that the server appends.
+            Reply::Unreadable => {
+                self.totals.broker_error(BrokerFault::Reply);
+                Some(Err(ReadError::Broken))
+            }
+            Reply::Refused => {
+                self.totals.broker_error(BrokerFault::Reply);
+                Some(Err(ReadError::Refused(message.description.clone().unwrap_or_else(|| "unreadable reply".into()))))
+            }
+        }
+    }
+
+    fn noted(&self, read: Read) -> Publication {
+        if let Some(fault) = read.fault {
+            self.metrics.invalid_message(fault);
+        }
+        read.publication
+    }
+}

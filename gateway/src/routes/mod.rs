@@ -1,0 +1,227 @@
+//! The Routes in force, for everybody who answers requests, and what puts them there.
+//!
+//! Where Routes come from is another matter: [`files`] reads a directory, [`config_maps`] ConfigMaps.
+//! Both tell a [`RoutePublisher`] what they have seen; what that means is decided in [`table`].
+//!
+//! May use `auth`, `limits`, `metrics`.
+
+pub mod config_maps;
+pub mod files;
+pub mod table;
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tidings_crds::route::Route;
+use tidings_crds::topic::TopicSet;
+use tokio::task::JoinError;
+use tracing::{info, warn};
+
+use crate::auth::grant::Action;
+use crate::auth::policy;
+use crate::auth::principal::Caller;
+use crate::http::cors::Origins;
+use crate::limits::usage::Usage;
+use crate::metrics::registry::{ChannelMetrics, Metrics, RouteChange};
+use crate::routes::table::{Change, Fault, RouteTable, Seen};
+
+/// The Routes in force, by `namespace/name`.
+#[derive(Debug, Default)]
+pub struct Routes {
+    table: ArcSwap<HashMap<String, Arc<Served>>>,
+    /// Of all of them.
+    origins: ArcSwap<Origins>,
+    loaded: AtomicBool,
+}
+
+/// One Route in force, with what its channel has in use.
+#[derive(Debug)]
+pub struct Served {
+    /// The Route.
+    pub route: Arc<Route>,
+    /// What the channel's limits are held against; kept when the Route changes.
+    pub usage: Arc<Usage>,
+    digest: OnceLock<String>,
+    metrics: OnceLock<Arc<ChannelMetrics>>,
+    everybody: OnceLock<Option<TopicSet>>,
+}
+
+/// Puts into force what a source of Routes has seen.
+pub struct RoutePublisher {
+    source: String,
+    table: RouteTable,
+    routes: Arc<Routes>,
+    metrics: Arc<Metrics>,
+    changed: Listener,
+    /// Whether the source failed last: said once, not every time.
+    failing: bool,
+}
+
+/// Hears of all changes at once.
+pub type Listener = Box<dyn Fn(&[Change]) + Send>;
+
+// === impl Routes ===
+
+impl Routes {
+    /// The Route of a channel.
+    pub fn get(&self, key: &str) -> Option<Arc<Served>> {
+        self.table.load().get(key).cloned()
+    }
+
+    /// All Routes in force.
+    pub fn all(&self) -> Arc<HashMap<String, Arc<Served>>> {
+        self.table.load_full()
+    }
+
+    /// The origins that any of them names.
+    pub fn origins(&self) -> Arc<Origins> {
+        self.origins.load_full()
+    }
+
+    /// How many Routes are in force.
+    pub fn len(&self) -> usize {
+        self.table.load().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether all Routes that there are have been seen: before that, a missing one may just not have been read yet.
+    pub fn is_loaded(&self) -> bool {
+        self.loaded.load(Ordering::Acquire)
+    }
+
+    /// Takes the changes up, all at once.
+    pub fn apply(&self, changes: &[Change]) {
+        if !changes.is_empty() {
+            let mut table = HashMap::clone(&self.table.load());
+            for Change { key, route } in changes {
+                let before = table.remove(key);
+                if let Some(route) = route {
+                    let usage = before.map(|served| served.usage.clone()).unwrap_or_default();
+                    let served = Served {
+                        route: route.clone(),
+                        usage,
+                        digest: OnceLock::new(),
+                        metrics: OnceLock::new(),
+                        everybody: OnceLock::new(),
+                    };
+                    table.insert(key.clone(), Arc::new(served));
+                }
+            }
+            self.origins.store(Arc::new(Origins::of(table.values().map(|served| &served.route.cors))));
+            self.table.store(Arc::new(table));
+        }
+        self.loaded.store(true, Ordering::Release);
+    }
+}
+
+// === impl Served ===
+
+impl Served {
+    /// [`Route::digest`], computed once: every beat repeats it.
+    pub fn digest(&self) -> &str {
+        self.digest.get_or_init(|| self.route.digest())
+    }
+
+    /// The topics that a subscriber may have: [`policy::granted`], computed once if that is everybody's.
+    pub fn granted_to_subscribe(&self, caller: Option<&Caller>) -> Option<TopicSet> {
+        let granted = || policy::granted(&self.route, Action::Subscribe, caller);
+        if policy::is_public(&self.route, Action::Subscribe) {
+            return self.everybody.get_or_init(granted).clone();
+        }
+        granted()
+    }
+
+    /// The counts of the channel, looked up with its first use: idle channels get no series.
+    pub fn metrics(&self, metrics: &Metrics) -> &Arc<ChannelMetrics> {
+        self.metrics.get_or_init(|| metrics.channel(&self.route.key()))
+    }
+}
+
+// === impl RoutePublisher ===
+
+impl RoutePublisher {
+    /// Nothing is in force yet. `source` is what logs call the source; `changed` is called with all changes at once, after
+    /// they are in force, and once when everything has been read for the first time, even if that is nothing.
+    pub fn new(
+        source: impl Into<String>,
+        table: RouteTable,
+        routes: Arc<Routes>,
+        metrics: Arc<Metrics>,
+        changed: Listener,
+    ) -> Self {
+        Self { source: source.into(), table, routes, metrics, changed, failing: false }
+    }
+
+    /// Takes in all documents that there are. Reading thousands takes a while, so it happens on a thread of its own. Fails
+    /// if that panics; nothing can be published after that.
+    pub async fn publish(&mut self, seen: Vec<(String, Seen)>) -> Result<(), JoinError> {
+        let mut table = std::mem::take(&mut self.table);
+        let taken = tokio::task::spawn_blocking(move || {
+            let outcome = table.update(seen, Instant::now());
+            (table, outcome)
+        });
+        let (changes, faults);
+        (self.table, (changes, faults)) = taken.await?;
+        self.recovered();
+        self.put_into_force(&changes, &faults);
+        Ok(())
+    }
+
+    /// The source cannot be read: what is in force stays there.
+    pub fn failed(&mut self, error: &dyn Display) {
+        if !std::mem::replace(&mut self.failing, true) {
+            let served = self.routes.len();
+            warn!(source = %self.source, %error, served, "Failed to read the routes; what is in force stays there.");
+        }
+    }
+
+    /// The source can be read.
+    pub fn recovered(&mut self) {
+        if std::mem::replace(&mut self.failing, false) {
+            info!(source = %self.source, "The routes can be read again.");
+        }
+    }
+
+    /// When a Route that has disappeared will be dropped next; [`publish`](Self::publish) again then.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.table.next_expiry()
+    }
+
+    fn put_into_force(&self, changes: &[Change], faults: &[Fault]) {
+        let Self { source, table, routes, metrics, .. } = self;
+        for Fault { document, message, served } in faults {
+            metrics.route_changed(RouteChange::Refused);
+            warn!(%document, error = %message, served, "Refused a route.");
+        }
+        let first = !routes.is_loaded();
+        routes.apply(changes);
+        metrics.routes(routes.len() as u64, table.refused() as u64);
+        for Change { key, route } in changes {
+            if let Some(route) = route {
+                metrics.route_changed(RouteChange::Applied);
+                // Thousands at the start; one line below sums them up.
+                if !first {
+                    info!(channel = %key, generation = route.generation, digest = %route.digest(), "Took up a route.");
+                }
+            } else {
+                metrics.route_changed(RouteChange::Removed);
+                metrics.channel_removed(key, Instant::now());
+                info!(channel = %key, "Dropped a route.");
+            }
+        }
+        if first {
+            info!(%source, routes = routes.len(), refused = table.refused(), "Loaded the routes.");
+        }
+        if first || !changes.is_empty() {
+            (self.changed)(changes);
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What a long-running process needs whatever it serves: essential tasks, draining, watched files, units.
+//!
+//! May use nothing else in this crate.
+
+pub mod drain;
+pub mod file_watch;
+pub mod tasks;
+pub mod units;

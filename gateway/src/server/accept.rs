@@ -1,0 +1,170 @@
+//! The accept loop of a port: as many connections as there is room for, each a task that this loop owns.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::delivery::workers::Shards;
+use crate::metrics::registry::Metrics;
+use crate::server::connection::{Departure, Protocol, Served};
+use crate::server::connection_limit::Room;
+use crate::server::listener::Listener;
+use crate::server::socket::Socket;
+use crate::server::tcp::Tcp;
+use crate::server::tls::Tls;
+
+/// One port and everything that serves it.
+pub struct Port {
+    /// `public` or `admin`, for the log.
+    pub name: &'static str,
+    /// The listening socket.
+    pub listener: Listener,
+    /// How connections are served.
+    pub protocol: Protocol,
+    /// What stands in front of the protocol.
+    pub tls: Option<Arc<Tls>>,
+    /// Who takes over the sockets that the protocol hands over.
+    pub shards: Option<Shards>,
+    /// How many there may be.
+    pub room: Arc<Room>,
+    /// Who answers.
+    pub router: Router,
+    /// Counts connections; absent for the admin port, whose scrapes are nobody's traffic.
+    pub metrics: Option<Arc<Metrics>>,
+}
+
+/// The pause after a failed accept; it doubles up to the second one. Without file descriptors `accept` fails at once,
+/// again and again, and would keep a core busy with it.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+// === impl Port ===
+
+impl Port {
+    /// Accepts until it is to close, then waits until every connection has ended by itself. Whoever cannot wait drops
+    /// the future: that ends the connections too.
+    pub async fn serve(self, departure: Departure) {
+        let port = Arc::new(self);
+        let connections = TaskTracker::new();
+        let cut = CancellationToken::new();
+        let _cut_when_dropped = cut.clone().drop_guard();
+        let close = departure.close.clone();
+        let mut pause = PAUSE.0;
+        loop {
+            let Some(place) = close.run_until_cancelled(port.place()).await.flatten() else { break };
+            match close.run_until_cancelled(port.listener.accept()).await {
+                None => break,
+                Some(Ok((tcp, peer))) => {
+                    pause = PAUSE.0;
+                    let (port, departure, cut) = (port.clone(), departure.clone(), cut.clone());
+                    connections.spawn(async move {
+                        // Not `run_until_cancelled`: it would hold the future twice, 2 kB more for each connection.
+                        tokio::select! {
+                            biased;
+                            () = port.connection(tcp, peer, departure, place) => {}
+                            () = cut.cancelled() => {}
+                        }
+                    });
+                }
+                Some(Err(error)) if is_the_peer_s(&error) => {}
+                Some(Err(error)) => {
+                    if let Some(metrics) = &port.metrics {
+                        metrics.accept_error();
+                    }
+                    warn!(port = port.name, %error, ?pause, "Failed to accept a connection; trying again.");
+                    close.run_until_cancelled(tokio::time::sleep(pause)).await;
+                    pause = (pause * 2).min(PAUSE.1);
+                }
+            }
+        }
+        connections.close();
+        connections.wait().await;
+    }
+
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        if let Some(place) = self.room.try_enter() {
+            return Some(place);
+        }
+        if let Some(metrics) = &self.metrics {
+            metrics.accept_paused();
+        }
+        debug!(port = self.name, connections = self.room.most(), "No room for another connection.");
+        self.room.enter().await
+    }
+
+    async fn connection(&self, tcp: Tcp, peer: SocketAddr, departure: Departure, place: OwnedSemaphorePermit) {
+        let open = self.metrics.clone().map(Open::new);
+        let router = self.router.clone();
+        let served = match &self.tls {
+            None => {
+                let served = self.protocol.serve_tcp(tcp, peer, router, departure).await;
+                served.map(|served| served.map(Socket::plain))
+            }
+            // On the heap, or connections without TLS would have room for it as well.
+            Some(tls) => {
+                let served = Box::pin(self.protocol.serve_tls(tcp, tls, peer, router, departure)).await;
+                served.map(|served| served.map(Socket::sealed))
+            }
+        };
+        match served {
+            Ok(Served::Closed) => {}
+            Ok(Served::Handed(socket, handed)) => match (&self.shards, socket) {
+                (Some(shards), Ok(socket)) => shards.take(socket, handed, Held { _place: place, _open: open }),
+                (_, Err(error)) => debug!(port = self.name, %peer, %error, "Failed to hand a connection over."),
+                (None, _) => debug!(port = self.name, %peer, "Nobody takes connections over."),
+            },
+            Err(fault) => {
+                if let Some(metrics) = &self.metrics {
+                    metrics.connection_fault(fault);
+                }
+                debug!(port = self.name, %peer, fault = fault.as_str(), "A connection failed.");
+            }
+        }
+    }
+}
+
+/// Errors of one connection that was gone before it was accepted (accept(2)); the next one is fine.
+fn is_the_peer_s(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted
+            | Kind::ConnectionReset
+            | Kind::ConnectionRefused
+            | Kind::NetworkDown
+            | Kind::NetworkUnreachable
+            | Kind::HostUnreachable
+            | Kind::TimedOut
+            | Kind::Interrupted
+    )
+}
+
+/// What a connection holds for as long as its socket is open, whoever has it.
+#[derive(Debug)]
+pub struct Held {
+    _place: OwnedSemaphorePermit,
+    _open: Option<Open>,
+}
+
+/// Counts one connection for as long as it is there, however it ends.
+#[derive(Debug)]
+struct Open(Arc<Metrics>);
+
+impl Open {
+    fn new(metrics: Arc<Metrics>) -> Self {
+        metrics.connection_opened();
+        Self(metrics)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connection_closed();
+    }
+}

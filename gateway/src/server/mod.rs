@@ -1,0 +1,16 @@
+//! Ports, TLS and connections.
+//!
+//! May use `metrics`, `runtime`.
+
+pub mod accept;
+pub mod async_fd;
+pub mod certificate;
+pub mod certificate_expiry;
+pub mod connection;
+pub mod connection_limit;
+pub mod listener;
+pub mod reset_budget;
+pub mod socket;
+pub mod tcp;
+pub mod tls;
+pub mod tls_session;
