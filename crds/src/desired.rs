@@ -21,7 +21,7 @@ use crate::schema;
 use crate::stream::{
     CLUSTER_METADATA, Discard, NAME_METADATA, NAMESPACE_METADATA, Republish, Retention, StreamSpec, UID_METADATA,
 };
-use crate::subject::{Pattern, PatternError};
+use crate::subject::Pattern;
 use crate::topic::TopicSpace;
 
 /// Faults told in one condition; the rest is counted.
@@ -94,7 +94,7 @@ pub fn subjects(channel: &Channel, grants: &SubjectGrants) -> Result<Vec<Pattern
     let explicit = explicit_subjects(&channel.spec)?;
     let subjects = match explicit.as_slice() {
         [] => {
-            let below = below(&base).map_err(|error| invalid(AcceptedReason::InvalidName, error))?;
+            let below = base.join(&Pattern::tail());
             vec![base, below]
         }
         _ => explicit,
@@ -242,10 +242,6 @@ fn stream(
         metadata,
         name,
     })
-}
-
-fn below(base: &Pattern) -> Result<Pattern, PatternError> {
-    base.join(&">".parse()?)
 }
 
 fn invalid_name(key: &ChannelKey) -> Rejection {

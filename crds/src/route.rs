@@ -154,6 +154,13 @@ pub enum RouteError {
 // === impl Route ===
 
 impl Route {
+    /// Whether `other` makes the same events of the same messages: the same stream and topics, written the same way. If not,
+    /// what was made by one must not be mixed with what is made by the other.
+    pub fn serves_same_events(&self, other: &Self) -> bool {
+        let made = |route: &Self| (route.events.encoding, route.events.max_event_bytes);
+        self.source == other.source && self.topics == other.topics && made(self) == made(other)
+    }
+
     /// Reads the YAML document.
     pub fn from_yaml(text: &str) -> Result<Self, RouteError> {
         let route: Self = serde_yaml::from_str(text)?;

@@ -54,6 +54,11 @@ impl Pattern {
         if pattern.is_literal() { Ok(pattern) } else { Err(PatternError::Wildcard) }
     }
 
+    /// Every subject: `>`.
+    pub fn tail() -> Self {
+        Self(">".to_owned())
+    }
+
     /// Whether there is no wildcard in it.
     pub fn is_literal(&self) -> bool {
         self.tokens().all(|token| token != "*" && token != ">")
@@ -69,9 +74,11 @@ impl Pattern {
         self.0.split('.')
     }
 
-    /// This pattern with `tail` behind it: `a.b` and `c.>` give `a.b.c.>`.
-    pub fn join(&self, tail: &Self) -> Result<Self, PatternError> {
-        format!("{}.{}", self.0, tail.0).parse()
+    /// This subject with `tail` behind it: `a.b` and `c.>` give `a.b.c.>`. What NATS stores may be longer than what Tidings takes
+    /// as input, so this never fails: a filter always has a pattern.
+    pub fn join(&self, tail: &Self) -> Self {
+        debug_assert!(self.is_literal(), "a wildcard would stand before the last token");
+        Self(format!("{}.{}", self.0, tail.0))
     }
 
     /// Whether the literal `subject` is one of those the pattern stands for.

@@ -64,7 +64,7 @@ impl TopicSpace {
     pub fn subject(&self, topic: &str) -> Result<Pattern, TopicError> {
         match self {
             Self::Below { base } if topic.is_empty() => Ok(base.clone()),
-            Self::Below { base } => Ok(base.join(&Pattern::literal(topic)?)?),
+            Self::Below { base } => Ok(base.join(&Pattern::literal(topic)?)),
             Self::Whole { .. } if topic.is_empty() => Err(TopicError::Outside),
             Self::Whole { subjects } => {
                 let subject = Pattern::literal(topic)?;
@@ -80,12 +80,9 @@ impl TopicSpace {
     /// The NATS patterns that together cover exactly the topics of this filter.
     pub fn patterns(&self, filter: &TopicFilter) -> Vec<Pattern> {
         match (self, filter) {
-            (Self::Below { base }, TopicFilter::All) => {
-                let below = TAIL.parse().ok().and_then(|tail| base.join(&tail).ok());
-                std::iter::once(base.clone()).chain(below).collect()
-            }
+            (Self::Below { base }, TopicFilter::All) => vec![base.clone(), base.join(&Pattern::tail())],
             (Self::Below { base }, TopicFilter::Empty) => vec![base.clone()],
-            (Self::Below { base }, TopicFilter::Pattern(pattern)) => base.join(pattern).into_iter().collect(),
+            (Self::Below { base }, TopicFilter::Pattern(pattern)) => vec![base.join(pattern)],
             (Self::Whole { subjects }, TopicFilter::All) => subjects.clone(),
             (Self::Whole { .. }, TopicFilter::Empty) => Vec::new(),
             (Self::Whole { subjects }, TopicFilter::Pattern(pattern)) => {
@@ -94,8 +91,6 @@ impl TopicSpace {
         }
     }
 }
-
-const TAIL: &str = ">";
 
 /// Why a publication's topic is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -242,6 +237,18 @@ mod tests {
         assert_eq!(written(TopicFilter::All), ["tidings.shop.orders", "tidings.shop.orders.>"]);
         assert_eq!(written(TopicFilter::Empty), ["tidings.shop.orders"]);
         assert_eq!(written("user.*".parse().unwrap()), ["tidings.shop.orders.user.*"]);
+    }
+
+    #[test]
+    fn a_filter_has_a_pattern_however_long_it_is_with_the_base() {
+        let long = vec!["a".repeat(250), "b".into()].join(".");
+        let deep = vec!["c"; 32].join(".");
+        for topic in [long, deep] {
+            let patterns = base().patterns(&topic.parse().unwrap());
+            let subject = format!("tidings.shop.orders.{topic}");
+            assert!(patterns.iter().any(|pattern| pattern.matches(&subject)), "{topic}");
+            assert_eq!(base().topic(&subject), Some(&*topic));
+        }
     }
 
     #[test]
