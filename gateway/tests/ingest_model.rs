@@ -23,6 +23,7 @@ fn publication(sequence: u64) -> Publication {
         event: None,
         data: Bytes::from_static(b"x"),
         marker: false,
+        unrouted: false,
     }
 }
 
@@ -79,7 +80,10 @@ impl Stream {
                 first: self.stored.keys().next().copied().unwrap_or(self.last + 1),
                 last: self.last,
                 last_time: self.last * 10,
+                heard: Some(Duration::ZERO),
+                unrouted: false,
             }),
+            Ask::Later { than } => Answer::Leader(self.stored.values().find(|p| p.time > than).cloned()),
             Ask::Leader { from } => Answer::Leader(self.stored.range(from..).next().map(|(_, p)| p.clone())),
             Ask::Batch { from, .. } => {
                 let all: Vec<_> = self.stored.range(from..).map(|(_, p)| p).filter(visible).cloned().collect();

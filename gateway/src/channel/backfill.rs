@@ -16,6 +16,7 @@ use tokio::sync::OnceCell;
 use crate::channel::concurrency_limit::{Gate, Pass};
 use crate::log::chunk::Chunk;
 use crate::log::event_log::{Entry, Kind, Mark};
+use crate::log::extent::{Extent, Reached};
 use crate::log::frame::Framing;
 use crate::log::publication::Publication;
 use crate::metrics::registry::{Backfill as For, Metrics};
@@ -50,8 +51,9 @@ pub struct Backfill {
     metrics: Arc<Metrics>,
 }
 
-/// A range that is being read.
-struct Reading<'b> {
+/// Something that is being read for a subscriber.
+#[derive(Debug)]
+pub struct Reading<'b> {
     metrics: &'b Metrics,
     _pass: Pass<'b>,
 }
@@ -69,6 +71,11 @@ pub struct Source {
     pub reader: Reader,
     /// How frames are made.
     pub framing: Framing,
+    /// Whether the channel keeps all messages of a topic.
+    pub keeps_all: bool,
+    /// How often the reader's connection had been made when the stream was certain to be the expected one; `None` while that
+    /// is in doubt.
+    pub connects: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -149,7 +156,8 @@ impl Backfill {
         Ok(chunk.clone())
     }
 
-    async fn begin(&self) -> Reading<'_> {
+    /// Waits for its turn to ask NATS something for a subscriber; whoever holds what it gives back takes part in the limit.
+    pub async fn begin(&self) -> Reading<'_> {
         let pass = match self.gate.try_enter() {
             Some(pass) => pass,
             None => {
@@ -215,28 +223,34 @@ impl Kept {
     }
 }
 
-/// A range as far as it was proven.
-struct Range {
-    messages: Vec<Publication>,
-    through: u64,
-}
-
-/// Reads what lies behind `from`, at least one batch or up to `floor`.
+/// Reads what lies behind `from`, at least one batch or up to `floor`; an error if it is not certain that this is more than
+/// nothing, and of the expected stream.
 async fn fetch(source: &Source, topics: Option<&TopicSet>, from: u64, floor: u64) -> Result<Chunk, ReadError> {
+    if source.connects != Some(source.reader.connects()) {
+        // Over this connection the stream may be another one; the relay is finding out.
+        return Err(ReadError::Unavailable);
+    }
     let patterns: Vec<Option<Pattern>> = match topics {
         None => vec![None],
         Some(topics) => {
             let space = source.reader.topics();
-            topics.filters().iter().flat_map(|filter| space.patterns(filter)).map(Some).collect()
+            let patterns: Vec<_> =
+                topics.filters().iter().flat_map(|filter| space.patterns(filter)).map(Some).collect();
+            // No pattern at all would read nothing, which does not prove that nothing matches.
+            if patterns.is_empty() { vec![None] } else { patterns }
         }
     };
     let mut through = floor;
     let mut messages = Vec::new();
-    let mut asked_leader = false;
+    let mut by_leader = false;
     for pattern in &patterns {
-        let range = range(source, pattern.as_ref(), from, floor, &mut asked_leader).await?;
-        through = through.min(range.through);
-        messages.extend(range.messages);
+        let extent = extent(source, pattern.as_ref(), from, floor, &mut by_leader).await?;
+        through = through.min(extent.through());
+        messages.extend(extent.into_messages());
+    }
+    if through <= from {
+        // A range that reaches nowhere is of no use to those who would share it.
+        return Err(ReadError::Unavailable);
     }
     if patterns.len() > 1 {
         messages.sort_by_key(|publication| publication.sequence);
@@ -246,68 +260,55 @@ async fn fetch(source: &Source, topics: Option<&TopicSet>, from: u64, floor: u64
     if info.epoch != source.epoch {
         return Err(ReadError::Replaced);
     }
-    if asked_leader && info.last < floor {
-        // The leader that saw nothing does not know of the floor: its word proves nothing.
+    let other_connection = source.connects != Some(source.reader.connects());
+    // The leader that saw nothing does not know of the floor: its word proves nothing.
+    let leader_lags = by_leader && info.last < floor;
+    // The Route has yet to learn of a subject: its events must not be passed over.
+    let route_is_old = info.unrouted && messages.iter().any(|publication| publication.unrouted);
+    if other_connection || leader_lags || route_is_old {
         return Err(ReadError::Unavailable);
     }
     let entries = messages
         .into_iter()
-        .filter(|publication| !publication.marker && publication.sequence <= through)
+        .filter(|publication| publication.is_shown() && publication.sequence <= through)
         .map(|publication| entry(source, publication))
         .collect();
-    Ok(Chunk { from, through, first: info.first, entries })
+    Ok(Chunk { generation: source.generation, from, through, first: info.first, entries })
 }
 
-async fn range(
+/// Reads one pattern: what replicas answer, and where that proves nothing, what the leader does.
+async fn extent(
     source: &Source,
     pattern: Option<&Pattern>,
     from: u64,
     floor: u64,
-    asked_leader: &mut bool,
-) -> Result<Range, ReadError> {
-    let mut range = Range { messages: Vec::new(), through: from };
-    let mut singles = false;
-    loop {
-        let next = range.through + 1;
-        if !singles {
-            match source.reader.batch(next, pattern, For::Direct).await {
-                Ok(batch) => {
-                    if let Some(last) = batch.messages.last() {
-                        range.through = last.sequence;
-                    }
-                    range.messages.extend(batch.messages);
-                    if range.through >= floor {
-                        // Below the highest sequence it contains, a reply proves what is missing.
-                        range.through = floor;
-                        return Ok(range);
-                    }
-                    if batch.more || range.messages.len() >= BATCH {
-                        return Ok(range);
-                    }
-                }
-                Err(ReadError::Broken) => singles = true,
+    by_leader: &mut bool,
+) -> Result<Extent, ReadError> {
+    let mut extent = Extent::behind(from);
+    let mut singles = 0;
+    let mut broken = false;
+    while extent.through() < floor && singles < SINGLES && extent.count() < BATCH {
+        let mut rest = None;
+        if !broken {
+            match source.reader.batch(extent.through() + 1, pattern, For::Direct).await {
+                Ok(batch) => match extent.replica(batch.messages, source.keeps_all) {
+                    Reached::Further if batch.more => break,
+                    Reached::Further if extent.through() >= floor => break,
+                    Reached::Further | Reached::Nothing => {}
+                    Reached::Open(messages) => rest = Some(messages),
+                },
+                Err(ReadError::Broken) => broken = true,
                 Err(error) => return Err(error),
             }
         }
-        // The replica has no more, or cannot be read: the leader tells.
-        *asked_leader = true;
-        match source.reader.leader(range.through + 1, pattern).await? {
-            Some(single) if single.publication.sequence <= floor => {
-                range.through = single.publication.sequence;
-                range.messages.push(single.publication);
-                if singles && range.messages.len() >= SINGLES {
-                    return Ok(range);
-                }
-            }
-            Some(_) | None => {
-                range.through = floor;
-                return Ok(range);
-            }
-        }
-        if range.through >= floor {
-            return Ok(range);
-        }
+        // The replica has no more, does not say what came before, or cannot be read: the leader tells.
+        *by_leader = true;
+        singles += 1;
+        let single = source.reader.leader(extent.through() + 1, pattern).await?;
+        extent.leader(single.map(|single| single.publication), floor, rest.unwrap_or_default());
     }
+    extent.cut(floor);
+    Ok(extent)
 }
 
 /// Encodes a publication that was read from the stream.

@@ -36,8 +36,6 @@ pub struct Stream {
     written: Instant,
     /// Draws when it ends once the gateway leaves.
     lot: f32,
-    /// Why it is to end, found out where that could not be told.
-    ending: Option<EndReason>,
     /// Why it has ended.
     end: Option<EndReason>,
 }
@@ -74,17 +72,7 @@ impl Stream {
     /// Opens the stream of a subscriber; `lot`, between 0 and 1, draws when it ends once the gateway leaves.
     pub fn new(share: Share, subscriber: Subscriber, place: Option<Place>, now: Instant, lot: f32) -> Self {
         share.channel().metrics.stream_opened();
-        Self {
-            share,
-            subscriber,
-            _place: place,
-            reading: false,
-            live: false,
-            written: now,
-            lot,
-            ending: None,
-            end: None,
-        }
+        Self { share, subscriber, _place: place, reading: false, live: false, written: now, lot, end: None }
     }
 
     /// Its channel.
@@ -130,7 +118,8 @@ impl Stream {
                     self.channel().metrics.fell_behind();
                 }
                 self.reading = true;
-                Turn::Read(Behind { topics: self.subscriber.topics().clone(), after, floor })
+                let generation = self.subscriber.cursor().generation();
+                Turn::Read(Behind { generation, topics: self.subscriber.topics().clone(), after, floor })
             }
             Step::Wait => {
                 self.live = !self.reading;
@@ -143,18 +132,12 @@ impl Stream {
         }
     }
 
-    /// Takes what was read of the stream behind the Log. If that has a hole at its front, this is what to write first.
-    pub fn take(&mut self, chunk: Arc<Chunk>, now: Instant) -> Option<Bytes> {
+    /// Takes what was read of the stream behind the Log; `None` if another stream is served by now. The next turn says what
+    /// comes of it.
+    pub fn take(&mut self, chunk: Option<Arc<Chunk>>) {
         self.reading = false;
-        // Who may no longer read is not told where the stream goes on either; the next turn says why.
-        self.ending = self.ending(now);
-        if self.ending.is_some() {
-            return None;
-        }
-        let gap = self.subscriber.take(chunk)?;
-        match self.gap(GapReason::Expired, gap, now) {
-            Turn::Control(bytes) => Some(bytes),
-            _ => None,
+        if let Some(chunk) = chunk {
+            self.subscriber.take(chunk);
         }
     }
 
@@ -170,8 +153,7 @@ impl Stream {
             return Some(EndReason::Shutdown);
         }
         let channel = self.share.channel();
-        let check = || self.subscriber.check(now, channel.version(), || channel.route());
-        self.ending.take().or_else(check)
+        self.subscriber.check(now, channel.version(), || channel.route())
     }
 
     fn leaves_at(&self) -> Option<Instant> {

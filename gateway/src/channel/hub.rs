@@ -21,7 +21,8 @@ use crate::channel::drain_schedule::Farewell;
 use crate::channel::event_stream::Stream;
 use crate::channel::live::{LiveChannel, Parts, Share};
 use crate::channel::relay;
-use crate::channel::resume::{Seated, Snapshots, seat};
+use crate::channel::resume::{Seated, seat};
+use crate::channel::snapshot::Snapshots;
 use crate::limits::usage::Place;
 use crate::log::end_reason::EndReason;
 use crate::log::event_log::LogLimits;
@@ -29,7 +30,7 @@ use crate::log::publication::{EventType, EventTypeError};
 use crate::metrics::registry::Metrics;
 use crate::nats::connections::{Broker, Outgoing, SendError};
 use crate::nats::decode::Wire;
-use crate::nats::stream_reader::{ReadError, Reader};
+use crate::nats::stream_reader::{ReadError, Reader, TooMuch};
 
 pub use crate::channel::resume::{FromWhere, StartAt};
 
@@ -91,6 +92,9 @@ pub enum SubscribeError {
     /// NATS is away, the stream is missing, or the answer took too long.
     #[error("the channel cannot be read now")]
     Unavailable,
+    /// It asks for more than a subscriber gets at once.
+    #[error(transparent)]
+    TooMuch(#[from] TooMuch),
 }
 
 /// A publication from an HTTP client.
@@ -177,11 +181,12 @@ impl Hub {
         let discreet = lease.is_restricted();
         let seated = tokio::time::timeout(self.inner.settings.patience, self.seat(&share, request, discreet)).await;
         match seated {
-            Ok(Seated { subscriber, opening }) => {
+            Ok(Ok(Seated { subscriber, opening })) => {
                 let (subscriber, now) = (subscriber.under(lease), Instant::now());
                 self.inner.opened.fetch_add(1, Ordering::Relaxed);
                 Ok(Opened { stream: Stream::new(share, subscriber, place, now, rand::random()), opening })
             }
+            Ok(Err(too_much)) => Err(SubscribeError::TooMuch(too_much)),
             Err(_) => Err(SubscribeError::Unavailable),
         }
     }
@@ -217,7 +222,7 @@ impl Hub {
             None => EndReason::ChannelDeleted,
             Some(route) => {
                 let before = channel.route();
-                if before.source == route.source && before.topics == route.topics {
+                if before.serves_same_events(&route) {
                     let access = before.access != route.access || before.cors != route.cors;
                     channel.set_route(route);
                     drop(channels);
@@ -289,13 +294,14 @@ impl Hub {
     }
 
     /// Tries until it works; the caller gives up in time.
-    async fn seat(&self, share: &Share, request: Subscribe, discreet: bool) -> Seated {
+    async fn seat(&self, share: &Share, request: Subscribe, discreet: bool) -> Result<Seated, TooMuch> {
         let channel = share.channel();
         channel.until_open().await;
         loop {
             let Subscribe { topics, start } = request.clone();
             match seat(channel, topics, start, discreet, &self.inner.snapshots).await {
-                Ok(seated) => return seated,
+                Ok(seated) => return Ok(seated),
+                Err(ReadError::TooMuch(too_much)) => return Err(too_much),
                 Err(ReadError::Replaced) => channel.look(),
                 Err(error) => tracing::debug!(channel = channel.key, %error, "A subscriber waits for NATS."),
             }
@@ -373,6 +379,7 @@ impl Hub {
         loop {
             ticks.tick().await;
             let now = Instant::now();
+            self.inner.snapshots.sweep(now);
             let mut channels = self.inner.channels.lock();
             channels.retain(|_, channel| {
                 let idle = channel.idle_for(now).is_some_and(|idle| idle >= self.inner.settings.linger);

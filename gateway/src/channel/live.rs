@@ -21,9 +21,13 @@ use crate::log::end_reason::EndReason;
 use crate::log::event_log::{LogLimits, Mark};
 use crate::log::fanout::Fanout;
 use crate::log::frame::Framing;
+use crate::log::identity::Confirmed;
 use crate::metrics::registry::ChannelMetrics;
 use crate::nats::decode::Wire;
 use crate::nats::stream_reader::{ReadError, Reader};
+
+/// Between two requests to the relay to ask the leader, where its answer is waited for.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// One channel with subscribers here.
 #[derive(Debug)]
@@ -47,10 +51,22 @@ pub struct LiveChannel {
     backfill: Arc<Backfill>,
     farewell: Arc<Farewell>,
     open: watch::Sender<bool>,
-    head: watch::Sender<u64>,
+    /// The generation of the Log, and its head.
+    head: watch::Sender<(u32, u64)>,
+    known: watch::Sender<Known>,
     look: Notify,
     subscribers: AtomicU64,
     idle_since: Mutex<Instant>,
+}
+
+/// What the relay is certain of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// How often the connection for questions had been made when the stream was certain to be the one that is served; `None`
+    /// while that is in doubt. What is read over another connection may be of another stream.
+    pub connects: Option<u64>,
+    /// The newest state of the stream that is certain.
+    pub confirmed: Option<Confirmed>,
 }
 
 /// One subscriber's share of a channel: while it lives, the channel stays open.
@@ -103,7 +119,8 @@ impl LiveChannel {
             backfill,
             farewell,
             open: watch::Sender::new(false),
-            head: watch::Sender::new(0),
+            head: watch::Sender::new((0, 0)),
+            known: watch::Sender::default(),
             look: Notify::new(),
             subscribers: AtomicU64::new(0),
             idle_since: Mutex::new(Instant::now()),
@@ -164,7 +181,7 @@ impl LiveChannel {
             change(&mut fanout, &mut woken);
             let (events, bytes) = fanout.holds();
             self.metrics.log_holds(events as u64, bytes as u64);
-            fanout.head().sequence
+            (fanout.generation(), fanout.head().sequence)
         };
         woken.into_iter().for_each(Waker::wake);
         self.head.send_if_modified(|known| std::mem::replace(known, head) != head);
@@ -181,9 +198,37 @@ impl LiveChannel {
         let _ = self.open.subscribe().wait_for(|open| *open).await;
     }
 
-    /// Waits until the head has moved from `sequence`, or another stream is served.
-    pub async fn until_moved(&self, sequence: u64) {
-        let _ = self.head.subscribe().wait_for(|head| *head != sequence).await;
+    /// Waits until another stream is served, or this one up to `sequence`.
+    pub async fn until_reached(&self, generation: u32, sequence: u64) {
+        let _ = self.head.subscribe().wait_for(|head| head.0 != generation || head.1 >= sequence).await;
+    }
+
+    /// Waits until another stream is served.
+    async fn until_replaced(&self, generation: u32) {
+        let _ = self.head.subscribe().wait_for(|head| head.0 != generation).await;
+    }
+
+    /// What the relay is certain of.
+    pub fn known(&self) -> Known {
+        *self.known.borrow()
+    }
+
+    /// The relay is certain of this.
+    pub fn learn(&self, known: Known) {
+        self.known.send_if_modified(|before| std::mem::replace(before, known) != known);
+    }
+
+    /// The state of the stream by a leader that was its leader at `moment` or later. Takes as long as NATS needs to answer; the
+    /// caller sets a deadline.
+    pub async fn confirmed(&self, moment: Instant) -> Confirmed {
+        let mut known = self.known.subscribe();
+        loop {
+            if let Some(confirmed) = known.borrow_and_update().confirmed.filter(|known| known.at >= moment) {
+                return confirmed;
+            }
+            self.look();
+            let _ = tokio::time::timeout(AGAIN, known.changed()).await;
+        }
     }
 
     /// Has the relay ask the leader now.
@@ -219,7 +264,8 @@ impl LiveChannel {
             let fanout = self.fanout.lock();
             (fanout.generation(), fanout.epoch())
         };
-        Some(Source { channel: self.id, generation, epoch, reader, framing: self.framing() })
+        let (framing, keeps_all, connects) = (self.framing(), self.keeps_all(), self.known().connects);
+        Some(Source { channel: self.id, generation, epoch, reader, framing, keeps_all, connects })
     }
 
     /// The stream behind the Log.
@@ -227,12 +273,21 @@ impl LiveChannel {
         &self.backfill
     }
 
-    /// Reads on behind `after`, for as long as it takes: with NATS away, streams stay open.
-    pub async fn read_behind(self: Arc<Self>, subscriber: Behind) -> Arc<Chunk> {
+    /// Reads on behind a subscriber's place, for as long as it takes: with NATS away, streams stay open. `None` once another
+    /// stream is served: what was wanted is no more.
+    pub async fn read_behind(self: Arc<Self>, subscriber: Behind) -> Option<Arc<Chunk>> {
+        tokio::select! {
+            biased;
+            () = self.until_replaced(subscriber.generation) => None,
+            chunk = self.read_until_it_works(&subscriber) => Some(chunk),
+        }
+    }
+
+    async fn read_until_it_works(&self, subscriber: &Behind) -> Arc<Chunk> {
+        let Behind { generation, topics, after, floor } = subscriber;
         let mut pause = Duration::from_millis(50);
         loop {
-            if let Some(source) = self.source() {
-                let Behind { topics, after, floor } = &subscriber;
+            if let Some(source) = self.source().filter(|source| source.generation == *generation) {
                 match self.backfill.read(&source, topics, *after, *floor).await {
                     Ok(chunk) => return chunk,
                     Err(ReadError::Replaced | ReadError::Missing) => self.look(),
@@ -260,6 +315,8 @@ impl LiveChannel {
 /// What a subscriber behind the Log needs.
 #[derive(Clone, Debug)]
 pub struct Behind {
+    /// Which Log it reads.
+    pub generation: u32,
     /// What it is shown.
     pub topics: tidings_crds::topic::TopicSet,
     /// Where it stands.

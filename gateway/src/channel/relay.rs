@@ -10,11 +10,11 @@ use futures_util::future::{BoxFuture, OptionFuture};
 use futures_util::stream::{BoxStream, SelectAll};
 use futures_util::{FutureExt, StreamExt};
 
-use crate::channel::live::LiveChannel;
+use crate::channel::live::{Known, LiveChannel};
 use crate::channel::subscriber;
 use crate::log::event_log::{Entry, Kind, LogLimits, Mark};
 use crate::log::fanout::Fanout;
-use crate::log::ingest::{Answer, Ask, Info, Ingest, Step};
+use crate::log::ingest::{Answer, Ask, Ingest, Step};
 use crate::log::publication::{Millis, Publication};
 use crate::metrics::registry::{Backfill, GapReason};
 use crate::nats::connection::Link;
@@ -23,6 +23,9 @@ use crate::nats::stream_reader::{ReadError, Reader};
 
 /// Live messages taken at once: they leave in one write per subscriber.
 const TAKEN: usize = 256;
+
+/// How long a channel waits at most for the Route that has all subjects of its stream, before it opens without.
+const ROUTE: Duration = Duration::from_secs(10);
 
 /// Between attempts to subscribe or to open.
 const RETRY: Duration = Duration::from_millis(200);
@@ -48,7 +51,7 @@ async fn durable(channel: &Arc<LiveChannel>, broker: &Broker, reader: &Reader, l
     loop {
         let (mut messages, connection) = subscribe(&link, &channel.wire.live_subject()).await;
         let mut health = link.health();
-        let mut seen = Seen { connects: connects(&connection), overflows: health.borrow_and_update().overflows };
+        let mut seen = Seen::now(&connection, reader, health.borrow_and_update().overflows);
         let mut machine = match ingest.take() {
             Some(mut machine) => {
                 machine.reconnected(Instant::now());
@@ -60,6 +63,11 @@ async fn durable(channel: &Arc<LiveChannel>, broker: &Broker, reader: &Reader, l
         let mut steps = Vec::new();
         loop {
             let now = Instant::now();
+            seen.compare(&mut machine, Seen::now(&connection, reader, seen.overflows));
+            channel.learn(Known {
+                connects: machine.is_certain().then_some(seen.questions),
+                confirmed: machine.confirmed(),
+            });
             if question.is_none() {
                 question = machine.ask(now).map(|ask| put(reader.clone(), ask).boxed());
             }
@@ -69,20 +77,22 @@ async fn durable(channel: &Arc<LiveChannel>, broker: &Broker, reader: &Reader, l
                 taken = messages.next() => {
                     let Some(taken) = taken else { break };
                     // Before any of them is believed: what comes over a new connection may be of another stream.
-                    seen.compare(&mut machine, connects(&connection), seen.overflows);
+                    seen.compare(&mut machine, Seen::now(&connection, reader, seen.overflows));
                     let now = Instant::now();
                     taken.iter().for_each(|message| live(channel, &mut machine, message, now, &mut steps));
                 }
                 Some((answer, fault)) = OptionFuture::from(question.as_mut()) => {
                     question = None;
                     malformed = fault;
+                    // Likewise: another connection may have led to another stream.
+                    seen.compare(&mut machine, Seen::now(&connection, reader, seen.overflows));
                     machine.answer(answer, Instant::now(), &mut steps);
                 }
                 Some(()) = OptionFuture::from(wake) => {}
-                () = channel.asked_to_look() => machine.look(Instant::now()),
+                () = channel.asked_to_look() => machine.confirm(Instant::now()),
                 _ = health.changed() => {
                     let overflows = health.borrow_and_update().overflows;
-                    seen.compare(&mut machine, connects(&connection), overflows);
+                    seen.compare(&mut machine, Seen::now(&connection, reader, overflows));
                 }
             }
             carry_out(channel, steps.drain(..));
@@ -98,28 +108,35 @@ async fn durable(channel: &Arc<LiveChannel>, broker: &Broker, reader: &Reader, l
     }
 }
 
-/// What happened to the connection of a subscription, as far as the machine was told.
+/// What happened to the connections of a channel, as far as the machine was told. A break of any of them can hide that the
+/// stream is another one.
+#[derive(Clone, Copy)]
 struct Seen {
-    connects: u64,
+    /// How often the client of the subscription has connected.
+    live: u64,
+    /// How often the connection for questions was made.
+    questions: u64,
     overflows: u64,
 }
 
 impl Seen {
+    /// The client counts before it reads anything from a new connection, so a message that came over it is never seen with
+    /// the old count; the link's health tells of it a little later.
+    fn now(connection: &Statistics, reader: &Reader, overflows: u64) -> Self {
+        Self { live: connection.connects.load(Relaxed), questions: reader.connects(), overflows }
+    }
+
     /// Tells the machine what is new.
-    fn compare(&mut self, machine: &mut Ingest, connects: u64, overflows: u64) {
-        if connects != self.connects {
+    fn compare(&mut self, machine: &mut Ingest, now: Self) {
+        if now.live != self.live {
             machine.reconnected(Instant::now());
-        } else if overflows != self.overflows {
+        } else if now.questions != self.questions {
+            machine.doubted(Instant::now());
+        } else if now.overflows != self.overflows {
             machine.interrupted(Instant::now());
         }
-        *self = Self { connects, overflows };
+        *self = now;
     }
-}
-
-/// How often the client of a subscription has connected. The client counts before it reads anything from the new
-/// connection, so a message that came over it is never seen with the old count; the link's health tells of it a little later.
-fn connects(connection: &Statistics) -> u64 {
-    connection.connects.load(Relaxed)
 }
 
 /// Subscribes as soon as there is a client that takes it.
@@ -137,10 +154,15 @@ async fn subscribe(link: &Link, subject: &str) -> (BoxStream<'static, Vec<Messag
 
 /// Finds out where the stream ends.
 async fn open(channel: &LiveChannel, reader: &Reader, limits: LogLimits) -> Ingest {
+    let started = Instant::now();
     loop {
-        match head(reader).await {
-            Ok((info, stamp)) => {
-                let head = Mark { sequence: info.last, stamp };
+        match reader.info().await {
+            Ok(info) if info.unrouted && started.elapsed() < ROUTE => {
+                tracing::debug!(channel = channel.key, "The stream takes subjects that the Route does not have yet.");
+                tokio::time::sleep(RETRY).await;
+            }
+            Ok(info) => {
+                let head = info.end();
                 channel.change(|fanout, _| *fanout = Fanout::new(info.epoch, head, info.first, limits));
                 channel.opened();
                 tracing::debug!(channel = channel.key, sequence = info.last, "Channel opened.");
@@ -155,14 +177,6 @@ async fn open(channel: &LiveChannel, reader: &Reader, limits: LogLimits) -> Inge
     }
 }
 
-async fn head(reader: &Reader) -> Result<(Info, Option<tidings_crds::position::Stamp>), ReadError> {
-    let info = reader.info().await?;
-    let last = if info.last > 0 { reader.leader(info.last, None).await? } else { None };
-    // A later message would have another stamp: only the one asked for tells.
-    let stamp = last.map(|single| single.publication).filter(|p| p.sequence == info.last).map(|p| p.stamp());
-    Ok((info, stamp))
-}
-
 /// Asks NATS what the machine wants to know.
 async fn put(reader: Reader, ask: Ask) -> Found {
     let answer = match ask {
@@ -172,6 +186,10 @@ async fn put(reader: Reader, ask: Ask) -> Found {
             let batch = reader.batch(from, None, kind).await;
             batch.map(|batch| (Answer::Batch { messages: batch.messages, more: batch.more }, false))
         }
+        Ask::Later { than } => {
+            let later = UNIX_EPOCH + Duration::from_millis(than + 1);
+            reader.since(later).await.map(|found| (Answer::Leader(found), false))
+        }
         Ask::Leader { from } => reader.leader(from, None).await.map(|single| {
             let malformed = single.as_ref().is_some_and(|single| single.malformed);
             (Answer::Leader(single.map(|single| single.publication)), malformed)
@@ -180,7 +198,9 @@ async fn put(reader: Reader, ask: Ask) -> Found {
     answer.unwrap_or_else(|error| match error {
         ReadError::Missing => (Answer::Missing, false),
         ReadError::Broken => (Answer::Broken, false),
-        ReadError::Unavailable | ReadError::Replaced | ReadError::Refused(_) => (Answer::Unavailable, false),
+        ReadError::Unavailable | ReadError::Replaced | ReadError::Refused(_) | ReadError::TooMuch(_) => {
+            (Answer::Unavailable, false)
+        }
     })
 }
 

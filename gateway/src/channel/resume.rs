@@ -1,27 +1,26 @@
 //! Where a subscriber begins: its position or its wish, checked against the stream.
 //!
 //! A position is believed if the message at it is the one the subscriber saw (same epoch, same stamp). What this gateway
-//! does not know yet is asked for before anybody is told that continuity ends.
+//! does not know yet is asked for before a subscriber is told that continuity ends. Whether a stream is another one is not
+//! decided here: the relay decides that for all, with [`crate::identity`], and is waited for.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use tidings_crds::channel::Start;
-use tidings_crds::position::Position;
-use tidings_crds::topic::{TopicFilter, TopicSet};
-use tokio::sync::OnceCell;
+use tidings_crds::position::{Position, Stamp};
+use tidings_crds::topic::TopicSet;
 
-use crate::channel::backfill::{Source, entry};
+use crate::channel::backfill::Source;
 use crate::channel::live::LiveChannel;
-use crate::channel::subscriber::{Beginning, Snapshot, Subscriber, gap};
-use crate::log::event_log::{Entry, Located, Mark};
+use crate::channel::snapshot::{FILTERS, Snapshot, Snapshots};
+use crate::channel::subscriber::{Beginning, Subscriber, gap};
+use crate::log::event_log::{Located, Mark};
 use crate::log::frame;
-use crate::log::ingest::Info;
+use crate::log::identity::Confirmed;
 use crate::metrics::registry::GapReason;
-use crate::nats::stream_reader::{ReadError, Reader};
+use crate::nats::stream_reader::{ReadError, Reader, TooMuch};
 
 /// Where a subscriber wants to begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,32 +57,9 @@ pub struct Seated {
     pub opening: Vec<Bytes>,
 }
 
-/// The newest events per topic, read once for those who ask at the same time.
-#[derive(Debug, Default)]
-pub struct Snapshots {
-    flights: Mutex<HashMap<Of, (Instant, Shared)>>,
-}
-
-/// Which channel, which generation of it, and which topics.
-type Of = (u64, u32, TopicSet);
-
-type Shared = Arc<OnceCell<Taken>>;
-
-/// A snapshot, and where the stream goes on behind it.
-#[derive(Clone, Debug)]
-struct Taken {
-    snapshot: Snapshot,
-    head: Mark,
-}
-
-/// How long a snapshot is good enough for the next one who asks.
-const SNAPSHOT_FOR: Duration = Duration::from_secs(1);
-
-/// More topics than this are not read as a snapshot.
-const TOPICS: usize = 100_000;
-
-/// Between two looks whether the gateway has caught up with a position.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// By how many milliseconds the clocks of two leaders may differ: a later message with an earlier time is none before a
+/// position if the difference is smaller.
+const CLOCK_SKEW: u64 = 10_000;
 
 /// Where it begins, decided.
 struct Begin {
@@ -91,7 +67,7 @@ struct Begin {
     checkpoint: Option<Position>,
     gap: Option<(GapReason, Option<Position>, Option<Position>)>,
     resumes: bool,
-    snapshot: Option<Snapshot>,
+    snapshot: Option<Arc<Snapshot>>,
 }
 
 /// Seats a subscriber. Takes as long as NATS needs to answer; the caller sets a deadline. `discreet`: it must not be told
@@ -105,7 +81,7 @@ pub async fn seat(
 ) -> Result<Seated, ReadError> {
     let route = channel.route();
     let generation = channel.fanout().generation();
-    let mut begin = match (&channel.reader, start) {
+    let begin = match (&channel.reader, start) {
         (None, StartAt::Position(_)) => {
             let unknown = Some((GapReason::UnknownPosition, None, None));
             Begin { gap: unknown, ..Begin::at(Mark { sequence: channel.fanout().head().sequence, stamp: None }) }
@@ -116,7 +92,7 @@ pub async fn seat(
             begin(channel, reader, &topics, route.events.from.into(), snapshots).await?
         }
         (Some(reader), StartAt::Position(text)) => match text.parse::<Position>() {
-            Ok(position) => resume(channel, reader, position).await?,
+            Ok(position) => resume(channel, position).await?,
             Err(_) => {
                 let begin = begin(channel, reader, &topics, route.events.from.into(), snapshots).await?;
                 let resumed = Some(begin.after.position(channel.fanout().epoch()));
@@ -145,9 +121,11 @@ pub async fn seat(
     if begin.snapshot.is_some() {
         told = None;
     }
-    let beginning =
-        Beginning { positions: channel.has_positions(), resumes: begin.resumes, keeps_all: channel.keeps_all(), told };
-    Ok(Seated { subscriber: Subscriber::new(cursor, topics, beginning, begin.snapshot.take()), opening })
+    let (positions, keeps_all) = (channel.has_positions(), channel.keeps_all());
+    // What comes behind a position that the client was told is continuous with it, or it is told otherwise.
+    let resumes = begin.resumes || told.is_some();
+    let beginning = Beginning { positions, resumes, keeps_all, told };
+    Ok(Seated { subscriber: Subscriber::new(cursor, topics, beginning, begin.snapshot), opening })
 }
 
 // === impl Begin ===
@@ -178,70 +156,79 @@ async fn begin(
     from: FromWhere,
     snapshots: &Snapshots,
 ) -> Result<Begin, ReadError> {
-    let info = match from {
-        FromWhere::New => None,
-        _ => Some(caught_up(channel, reader).await?),
-    };
-    let (epoch, head) = {
-        let fanout = channel.fanout();
-        (fanout.epoch(), fanout.head())
-    };
+    if from == FromWhere::New {
+        // The head is a place that continuity can be promised from.
+        let (epoch, head) = {
+            let fanout = channel.fanout();
+            (fanout.epoch(), fanout.head())
+        };
+        return Ok(Begin { checkpoint: Some(head.position(epoch)), resumes: true, ..Begin::at(head) });
+    }
+    let info = caught_up(channel).await;
+    let head = channel.fanout().head();
     let before = |sequence: u64| Mark { sequence: sequence.saturating_sub(1), stamp: None };
-    let after = match (from, info) {
-        (FromWhere::New, _) | (_, None) => head,
-        (FromWhere::LastPerTopic, Some(info)) => match snapshots.take(channel, topics).await {
-            Ok(taken) => {
-                return Ok(Begin { snapshot: Some(taken.snapshot), resumes: true, ..Begin::at(taken.head) });
-            }
-            // Too many topics to list; but where each has one message only, all messages are the newest ones.
-            Err(ReadError::Refused(_)) if one_per_topic(channel) => before(info.first.max(1)),
-            Err(error) => return Err(error),
-        },
-        (FromWhere::All, Some(info)) => before(info.first.max(1)),
-        (FromWhere::Last, Some(_)) => last(reader, topics).await?.map_or(head, before),
-        (FromWhere::Time(time), Some(info)) => since(reader, time, &info).await?.map_or(head, before),
+    let after = match from {
+        FromWhere::LastPerTopic if !one_per_topic(channel) => {
+            let snapshot = snapshots.take(channel, topics).await?;
+            let after = snapshot.through;
+            return Ok(Begin { snapshot: Some(snapshot), resumes: true, ..Begin::at(after) });
+        }
+        // Where each topic has one message only, all messages are the newest ones.
+        FromWhere::All | FromWhere::LastPerTopic | FromWhere::New => before(info.first.max(1)),
+        FromWhere::Last => last(channel, reader, topics).await?.map_or(head, before),
+        FromWhere::Time(time) => since(channel, reader, time).await?.map_or(head, before),
     };
-    // The head is a place that continuity can be promised from; where something may expire before it is sent is none.
-    let resumes = matches!(from, FromWhere::New);
-    Ok(Begin { checkpoint: Some(after.position(epoch)), resumes, ..Begin::at(after) })
+    // Where something may expire before it is sent, there is nothing to come back to yet: the client is told no position.
+    Ok(Begin::at(after))
 }
 
 /// Where a client with a position begins.
-async fn resume(channel: &Arc<LiveChannel>, reader: &Reader, position: Position) -> Result<Begin, ReadError> {
-    let here = |resumes| Begin {
+async fn resume(channel: &Arc<LiveChannel>, position: Position) -> Result<Begin, ReadError> {
+    let here = Begin {
         checkpoint: Some(position),
-        resumes,
+        resumes: true,
         ..Begin::at(Mark { sequence: position.sequence, stamp: position.stamp })
     };
-    let mut asked: Option<Info> = None;
+    let arrived = Instant::now();
+    let mut confirmed: Option<Confirmed> = None;
     loop {
-        let (located, epoch, floor, head) = {
+        let (located, generation, epoch, floor) = {
             let fanout = channel.fanout();
-            (fanout.locate(position), fanout.epoch(), fanout.floor(), fanout.head().sequence)
+            (fanout.locate(position), fanout.generation(), fanout.epoch(), fanout.floor())
         };
-        match located {
-            Located::Here => return Ok(here(true)),
-            Located::Behind => {
-                let Some(source) = channel.source().filter(|source| source.epoch == epoch) else { continue };
-                return if is_same(channel, &source, position, floor).await? {
-                    Ok(here(true))
-                } else {
-                    reset(channel, reader, position).await
-                };
-            }
-            Located::OtherStamp => return reset(channel, reader, position).await,
-            // Another gateway may know more than we do.
-            Located::OtherEpoch | Located::Ahead => match asked {
-                None => asked = Some(caught_up(channel, reader).await?),
-                Some(info) if info.epoch != epoch || (info.epoch == position.epoch && info.last > head) => {
-                    // The relay has yet to find out what we were told.
-                    channel.look();
-                    let _ = tokio::time::timeout(PATIENCE, channel.until_moved(head)).await;
-                    asked = None;
+        match (located, confirmed) {
+            (Located::Here, _) => return Ok(here),
+            (Located::Behind, _) => {
+                let source = channel.source().filter(|source| source.generation == generation);
+                let source = source.ok_or(ReadError::Replaced)?;
+                if is_same(channel, &source, position, floor).await? {
+                    return Ok(here);
                 }
-                Some(_) => return reset(channel, reader, position).await,
-            },
+            }
+            // The stream was made anew after the position was told: there is no doubt about that.
+            (Located::OtherEpoch, _) if position.epoch < epoch => {}
+            // Another gateway may know more than this one.
+            (Located::OtherEpoch | Located::OtherStamp | Located::Ahead, None) => {
+                confirmed = Some(channel.confirmed(arrived).await);
+                continue;
+            }
+            (Located::Ahead, Some(known)) if known.last >= position.sequence => {
+                channel.until_reached(generation, position.sequence).await;
+                continue;
+            }
+            (Located::OtherEpoch | Located::OtherStamp | Located::Ahead, Some(_)) => {}
         }
+        // Continuity ends; it goes on with the earliest event that exists.
+        let known = match confirmed {
+            Some(known) => known,
+            None => channel.confirmed(arrived).await,
+        };
+        if known.epoch != epoch || channel.fanout().generation() != generation {
+            return Err(ReadError::Replaced);
+        }
+        let after = Mark { sequence: known.first.saturating_sub(1), stamp: None };
+        let told = Some((GapReason::Reset, Some(position), Some(after.position(epoch))));
+        return Ok(Begin { gap: told, ..Begin::at(after) });
     }
 }
 
@@ -252,41 +239,17 @@ async fn is_same(channel: &LiveChannel, source: &Source, position: Position, flo
     Ok(match chunk.at(position.sequence) {
         Some(entry) if entry.sequence == position.sequence => entry.stamp() == seen,
         // It is gone. What comes after it cannot be older.
-        Some(next) => !next.stamp().is_before(seen),
+        Some(next) => !Stamp::from_millis(next.time + CLOCK_SKEW).is_before(seen),
         None => true,
     })
 }
 
-/// Continuity ends; goes on with the earliest event that exists.
-async fn reset(channel: &LiveChannel, reader: &Reader, position: Position) -> Result<Begin, ReadError> {
-    let info = reader.info().await?;
-    let epoch = channel.fanout().epoch();
-    if info.epoch != epoch {
-        channel.look();
-        return Err(ReadError::Replaced);
-    }
-    let after = Mark { sequence: info.first.saturating_sub(1), stamp: None };
-    let told = Some((GapReason::Reset, Some(position), Some(after.position(epoch))));
-    Ok(Begin { gap: told, ..Begin::at(after) })
-}
-
-/// Asks the leader for the end of the stream, and waits until the relay has reached it.
-async fn caught_up(channel: &LiveChannel, reader: &Reader) -> Result<Info, ReadError> {
-    let info = reader.info().await?;
-    loop {
-        let (epoch, head) = {
-            let fanout = channel.fanout();
-            (fanout.epoch(), fanout.head().sequence)
-        };
-        if epoch == info.epoch && head >= info.last {
-            return Ok(info);
-        }
-        channel.look();
-        // Not for ever: with a replica that lags, or another stream under the name, the relay takes its time.
-        if tokio::time::timeout(PATIENCE, channel.until_moved(head)).await.is_err() {
-            return Ok(info);
-        }
-    }
+/// The state of the stream now, by its leader; the relay has reached the end that it tells, or the stream is another one.
+async fn caught_up(channel: &LiveChannel) -> Confirmed {
+    let known = channel.confirmed(Instant::now()).await;
+    let generation = channel.fanout().generation();
+    channel.until_reached(generation, known.last).await;
+    known
 }
 
 fn one_per_topic(channel: &LiveChannel) -> bool {
@@ -295,7 +258,11 @@ fn one_per_topic(channel: &LiveChannel) -> bool {
 }
 
 /// The sequence of the newest event that passes.
-async fn last(reader: &Reader, topics: &TopicSet) -> Result<Option<u64>, ReadError> {
+async fn last(channel: &LiveChannel, reader: &Reader, topics: &TopicSet) -> Result<Option<u64>, ReadError> {
+    if topics.filters().len() > FILTERS {
+        return Err(ReadError::TooMuch(TooMuch::Filters(FILTERS)));
+    }
+    let _pass = channel.backfill().begin().await;
     let mut newest = None;
     for pattern in topics.filters().iter().flat_map(|filter| reader.topics().patterns(filter)) {
         let last = reader.last_of(&pattern).await?.map(|single| single.publication.sequence);
@@ -305,52 +272,7 @@ async fn last(reader: &Reader, topics: &TopicSet) -> Result<Option<u64>, ReadErr
 }
 
 /// The sequence of the first event stored at or after `time`.
-async fn since(reader: &Reader, time: SystemTime, info: &Info) -> Result<Option<u64>, ReadError> {
-    let wanted = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis());
-    // A server that restarted after its newest message was deleted no longer knows when that was stored.
-    let known = (info.last_time > 0).then_some(u128::from(info.last_time));
-    if info.last == 0 || known.is_some_and(|newest| newest < wanted) {
-        return Ok(None);
-    }
-    // A replica that lags may not know of it yet.
-    for _ in 0..5 {
-        if let Some(first) = reader.since(time).await? {
-            return Ok(Some(first.sequence));
-        }
-        tokio::time::sleep(PATIENCE).await;
-    }
-    // The newest messages are deleted, or no replica catches up: what is certain is the end.
-    Ok(None)
-}
-
-// === impl Snapshots ===
-
-impl Snapshots {
-    async fn take(&self, channel: &LiveChannel, topics: &TopicSet) -> Result<Taken, ReadError> {
-        let generation = channel.fanout().generation();
-        let flight = self.flight((channel.id, generation, topics.clone()));
-        let taken = flight.get_or_try_init(|| read_snapshot(channel, topics)).await?;
-        Ok(taken.clone())
-    }
-
-    fn flight(&self, key: Of) -> Shared {
-        let now = Instant::now();
-        let mut flights = self.flights.lock();
-        flights.retain(|_, (born, _)| now.duration_since(*born) < SNAPSHOT_FOR);
-        flights.entry(key).or_insert_with(|| (now, Shared::default())).1.clone()
-    }
-}
-
-async fn read_snapshot(channel: &LiveChannel, topics: &TopicSet) -> Result<Taken, ReadError> {
-    let source = channel.source().ok_or(ReadError::Missing)?;
-    let head = channel.fanout().head();
-    let mut newest = Vec::new();
-    for pattern in topics.filters().iter().flat_map(|filter: &TopicFilter| source.reader.topics().patterns(filter)) {
-        newest.extend(source.reader.last_per_subject(&pattern, head.sequence, TOPICS).await?);
-    }
-    newest.sort_by_key(|publication| publication.sequence);
-    newest.dedup_by_key(|publication| publication.sequence);
-    let shown = newest.into_iter().filter(|publication| !publication.marker && publication.sequence <= head.sequence);
-    let entries: Arc<[Arc<Entry>]> = shown.map(|publication| entry(&source, publication)).collect();
-    Ok(Taken { snapshot: Snapshot { entries }, head })
+async fn since(channel: &LiveChannel, reader: &Reader, time: SystemTime) -> Result<Option<u64>, ReadError> {
+    let _pass = channel.backfill().begin().await;
+    Ok(reader.since(time).await?.map(|first| first.sequence))
 }

@@ -7,7 +7,7 @@
 //! 2. a timer that goes off no later than [`Subscriber::ends_at`], and a check then;
 //! 3. a check whenever it is woken through [`Fanout::wait`]: so it hears of changed rules.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -16,9 +16,9 @@ use tidings_crds::route::Route;
 use tidings_crds::topic::TopicSet;
 
 use crate::channel::access_lease::Lease;
+use crate::channel::snapshot::Snapshot;
 use crate::log::chunk::Chunk;
 use crate::log::end_reason::EndReason;
-use crate::log::event_log::Entry;
 use crate::log::fanout::{Cursor, Fanout, Next};
 use crate::log::feed::{Batch, batch};
 use crate::log::frame::{self, Gap};
@@ -31,24 +31,28 @@ pub struct Subscriber {
     topics: TopicSet,
     /// Whether the channel has positions to tell (Ephemeral ones have not).
     positions: bool,
-    /// Whether nothing that retention removes in front of the cursor is a loss: it has seen no event yet.
+    /// Whether nothing that retention removes in front of the cursor is a loss: it began with what exists, has neither been
+    /// sent an event nor told a position, and has not reached the head.
     fresh: bool,
     /// Whether retention by age, count or size is the only way for an event to go.
     keeps_all: bool,
     /// The newest events of some topics, to be sent before anything else.
-    snapshot: Option<Snapshot>,
-    chunk: Option<Arc<Chunk>>,
+    snapshot: Option<Arc<Snapshot>>,
+    chunk: Option<Held>,
     /// The last sequence the client was told.
     told: Option<u64>,
     /// What its right to the stream stands on.
     lease: Option<Lease>,
 }
 
-/// The newest events of some topics, in stream order.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// The events. The subscriber's cursor already stands where the stream goes on behind them.
-    pub entries: Arc<[Arc<Entry>]>,
+/// What was read of the stream behind the Log.
+#[derive(Debug)]
+enum Held {
+    /// Just read: at least one batch of it is sent.
+    New(Arc<Chunk>),
+    /// The cache of what was read lately may let it go, within its bound for all: it is read again then. So a reader that
+    /// stops reading holds nothing.
+    Kept(Weak<Chunk>),
 }
 
 /// What to do for a subscriber.
@@ -88,7 +92,7 @@ pub struct Beginning {
 
 impl Subscriber {
     /// A subscriber at this cursor.
-    pub fn new(cursor: Cursor, topics: TopicSet, beginning: Beginning, snapshot: Option<Snapshot>) -> Self {
+    pub fn new(cursor: Cursor, topics: TopicSet, beginning: Beginning, snapshot: Option<Arc<Snapshot>>) -> Self {
         let Beginning { positions, resumes, keeps_all, told } = beginning;
         Self { cursor, topics, positions, fresh: !resumes, keeps_all, snapshot, chunk: None, told, lease: None }
     }
@@ -127,15 +131,18 @@ impl Subscriber {
         if let Some(batch) = self.read_snapshot(budget) {
             return Step::Events(batch);
         }
-        if let Some(batch) = self.read_chunk(budget) {
-            return Step::Events(batch);
+        if let Some(step) = self.read_chunk(budget) {
+            return step;
         }
         match fanout.next(&mut self.cursor, budget) {
             Next::Frames(batch) => {
                 self.sent(&batch);
                 Step::Events(batch)
             }
-            Next::Wait => Step::Wait,
+            Next::Wait => {
+                self.fresh = false;
+                Step::Wait
+            }
             Next::Behind { floor } if !self.positions => {
                 self.cursor.move_to(floor);
                 Step::Gap(GapReason::Dropped, gap(GapReason::Dropped, None, None))
@@ -148,7 +155,7 @@ impl Subscriber {
                 Step::Gap(GapReason::Expired, self.gap(GapReason::Expired, after, resumed))
             }
             Next::Reset { after, resumed } => {
-                self.fresh = true;
+                self.fresh = false;
                 self.told = Some(resumed.sequence);
                 Step::Gap(GapReason::Reset, self.gap(GapReason::Reset, after, resumed))
             }
@@ -161,19 +168,9 @@ impl Subscriber {
         self.snapshot.is_none() && self.chunk.is_none() && fanout.is_at_end(&self.cursor)
     }
 
-    /// Takes what was read of the stream. If retention was faster, continuity ends, and the subscriber is told.
-    pub fn take(&mut self, chunk: Arc<Chunk>) -> Option<Bytes> {
-        let before = self.cursor.position();
-        let expired = chunk.expired(before.sequence).filter(|_| self.keeps_all);
-        self.chunk = Some(if self.topics.is_all() { chunk } else { Arc::new(chunk.filtered(&self.topics)) });
-        self.cursor.move_to(expired?.resumed);
-        if self.fresh {
-            // Who has seen nothing yet has lost nothing, but has to begin behind the hole: what was read before it and
-            // what was read behind it are not continuous.
-            return None;
-        }
-        self.told = Some(self.cursor.after());
-        Some(self.gap(GapReason::Expired, before, self.cursor.position()))
+    /// Takes what was read of the stream; [`Subscriber::next`] decides what becomes of it.
+    pub fn take(&mut self, chunk: Arc<Chunk>) {
+        self.chunk = Some(Held::New(chunk));
     }
 
     /// What to send after a long silence: a checkpoint if there is something to move, a comment if not.
@@ -184,6 +181,7 @@ impl Subscriber {
             return frame::COMMENT;
         }
         self.told = Some(position.sequence);
+        self.fresh = false;
         // What it stands at was not sent, or the client would know it.
         frame::checkpoint(self.shown(position))
     }
@@ -214,19 +212,39 @@ impl Subscriber {
         }
     }
 
-    fn read_chunk(&mut self, budget: usize) -> Option<Batch> {
-        let chunk = self.chunk.as_ref()?;
-        match chunk.read(self.cursor.after(), budget) {
-            Some(batch) => {
-                self.sent(&batch);
-                Some(batch)
+    fn read_chunk(&mut self, budget: usize) -> Option<Step> {
+        let chunk = match self.chunk.take()? {
+            Held::New(chunk) if chunk.generation != self.cursor.generation() => return None,
+            Held::New(chunk) => {
+                if let Some(gap) = self.overtaken(&chunk) {
+                    self.chunk = Some(Held::New(chunk));
+                    return Some(gap);
+                }
+                chunk
             }
-            None => {
-                self.cursor.move_to(chunk.through);
-                self.chunk = None;
-                None
-            }
+            Held::Kept(chunk) => chunk.upgrade()?,
+        };
+        let Some(batch) = chunk.read(&self.topics, self.cursor.after(), budget) else {
+            self.cursor.move_to(chunk.through);
+            return None;
+        };
+        self.chunk = Some(Held::Kept(Arc::downgrade(&chunk)));
+        self.sent(&batch);
+        Some(Step::Events(batch))
+    }
+
+    /// Moves over what retention removed before it was read; that ends continuity, and the subscriber is told.
+    fn overtaken(&mut self, chunk: &Chunk) -> Option<Step> {
+        let before = self.cursor.position();
+        let expired = chunk.expired(before.sequence).filter(|_| self.keeps_all)?;
+        self.cursor.move_to(expired.resumed);
+        if self.fresh {
+            // Who has seen nothing yet has lost nothing, but has to begin behind the hole: what was read before it and
+            // what was read behind it are not continuous.
+            return None;
         }
+        self.told = Some(self.cursor.after());
+        Some(Step::Gap(GapReason::Expired, self.gap(GapReason::Expired, before, self.cursor.position())))
     }
 
     fn sent(&mut self, batch: &Batch) {
@@ -249,7 +267,8 @@ pub fn gap(reason: GapReason, after: Option<Position>, resumed: Option<Position>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::event_log::{LogLimits, Mark};
+    use crate::log::event_log::{Entry, LogLimits, Mark};
+    use crate::runtime::byte_budget::ByteBudget;
     use tidings_crds::position::Epoch;
 
     const EPOCH: Epoch = Epoch::from_nanos(10);
@@ -265,7 +284,13 @@ mod tests {
     }
 
     fn chunk(first: u64, through: u64, sequences: &[u64]) -> Arc<Chunk> {
-        Arc::new(Chunk { from: 0, through, first, entries: sequences.iter().map(|s| entry(*s, "a")).collect() })
+        Arc::new(Chunk {
+            generation: 0,
+            from: 0,
+            through,
+            first,
+            entries: sequences.iter().map(|s| entry(*s, "a")).collect(),
+        })
     }
 
     /// A channel whose Log holds 11 and 12, with floor 10.
@@ -295,10 +320,10 @@ mod tests {
         let mut fanout = fanout();
         let mut reader = subscriber(&mut fanout, 7, true);
         assert_eq!(reader.next(&fanout, 100), Step::Read { after: 7, floor: 10 });
-        assert_eq!(reader.take(chunk(1, 9, &[6, 8, 9])), None);
+        reader.take(chunk(1, 9, &[6, 8, 9]));
         assert_eq!(events(reader.next(&fanout, 100)), "<8><9>");
         assert_eq!(reader.next(&fanout, 100), Step::Read { after: 9, floor: 10 });
-        assert_eq!(reader.take(chunk(1, 10, &[])), None);
+        reader.take(chunk(1, 10, &[]));
         assert_eq!(events(reader.next(&fanout, 100)), "<11><12>");
         assert_eq!(reader.next(&fanout, 100), Step::Wait);
     }
@@ -307,19 +332,22 @@ mod tests {
     fn what_expired_is_told_to_those_who_come_back() {
         let mut fanout = fanout();
         let mut reader = subscriber(&mut fanout, 3, true);
-        let told = reader.take(chunk(9, 10, &[9, 10])).unwrap();
+        let read = chunk(9, 10, &[9, 10]);
+        reader.take(read.clone());
         let id = Position { epoch: EPOCH, sequence: 8, stamp: None };
-        assert_eq!(told, gap(GapReason::Expired, Some(Position { sequence: 3, ..id }), Some(id)));
+        let told = gap(GapReason::Expired, Some(Position { sequence: 3, ..id }), Some(id));
+        assert_eq!(reader.next(&fanout, 100), Step::Gap(GapReason::Expired, told));
         assert_eq!(events(reader.next(&fanout, 100)), "<9><10>");
         let mut new = subscriber(&mut fanout, 3, false);
-        assert_eq!(new.take(chunk(9, 10, &[9, 10])), None, "who asked for all that exists has lost nothing");
+        new.take(read);
+        assert_eq!(events(new.next(&fanout, 100)), "<9><10>", "who asked for all that exists has lost nothing");
     }
 
     #[test]
     fn who_has_seen_nothing_begins_behind_a_purge_that_came_while_the_stream_was_read() {
         let mut fanout = fanout();
         let mut new = subscriber(&mut fanout, 3, false);
-        assert_eq!(new.take(chunk(9, 10, &[4, 5, 9, 10])), None);
+        new.take(chunk(9, 10, &[4, 5, 9, 10]));
         assert_eq!(events(new.next(&fanout, 100)), "<9><10>", "from 5 to 9 would be a loss without a word");
     }
 
@@ -327,9 +355,10 @@ mod tests {
     fn a_slow_reader_that_retention_overtakes_is_told() {
         let mut fanout = fanout();
         let mut reader = subscriber(&mut fanout, 3, false);
-        assert_eq!(reader.take(chunk(1, 5, &[4, 5])), None);
+        reader.take(chunk(1, 5, &[4, 5]));
         assert_eq!(events(reader.next(&fanout, 100)), "<4><5>");
-        assert!(reader.take(chunk(9, 10, &[9, 10])).is_some());
+        reader.take(chunk(9, 10, &[9, 10]));
+        assert!(matches!(reader.next(&fanout, 100), Step::Gap(GapReason::Expired, _)));
     }
 
     #[test]
@@ -339,7 +368,7 @@ mod tests {
         let cursor = fanout.join(&topics, Mark { sequence: 3, stamp: None });
         let beginning = Beginning { positions: true, resumes: true, keeps_all: true, told: None };
         let mut reader = Subscriber::new(cursor, topics, beginning, None);
-        assert_eq!(reader.take(chunk(1, 10, &[4, 5])), None);
+        reader.take(chunk(1, 10, &[4, 5]));
         assert_eq!(events(reader.next(&fanout, 100)), "<12>");
     }
 
@@ -357,10 +386,12 @@ mod tests {
     #[test]
     fn a_snapshot_comes_first_and_moves_no_checkpoint() {
         let mut fanout = fanout();
-        let entries: Arc<[_]> = [entry(2, "a"), entry(5, "b")].into();
+        let entries = vec![entry(2, "a"), entry(5, "b")];
+        let through = Mark { sequence: 11, stamp: None };
+        let snapshot = Arc::new(Snapshot::new(entries, through, ByteBudget::new(0).reserve()));
         let cursor = fanout.join(&TopicSet::all(), Mark { sequence: 11, stamp: None });
         let beginning = Beginning { positions: true, resumes: false, keeps_all: true, told: None };
-        let mut reader = Subscriber::new(cursor, TopicSet::all(), beginning, Some(Snapshot { entries }));
+        let mut reader = Subscriber::new(cursor, TopicSet::all(), beginning, Some(snapshot));
         assert_eq!(events(reader.next(&fanout, 0)), "<2>");
         assert_eq!(reader.heartbeat(), frame::COMMENT);
         assert_eq!(events(reader.next(&fanout, 0)), "<5>");
@@ -375,6 +406,51 @@ mod tests {
         fanout.reset(Epoch::from_nanos(11), Mark { sequence: 2, stamp: None }, 1, &mut Vec::new());
         assert!(matches!(reader.next(&fanout, 100), Step::Gap(GapReason::Reset, _)));
         assert_eq!(reader.next(&fanout, 100), Step::Read { after: 0, floor: 2 });
+    }
+
+    #[test]
+    fn what_was_read_of_another_stream_is_not_used() {
+        let mut fanout = fanout();
+        let mut reader = subscriber(&mut fanout, 3, true);
+        assert_eq!(reader.next(&fanout, 100), Step::Read { after: 3, floor: 10 });
+        fanout.reset(Epoch::from_nanos(11), Mark { sequence: 20, stamp: None }, 9, &mut Vec::new());
+        let other = Chunk { generation: 1, from: 0, through: 20, first: 9, entries: vec![entry(9, "a")] };
+        reader.take(Arc::new(other));
+        assert!(matches!(reader.next(&fanout, 100), Step::Gap(GapReason::Reset, _)), "one gap, and of this reason");
+        assert_eq!(reader.next(&fanout, 100), Step::Read { after: 8, floor: 20 }, "what was read is asked for again");
+    }
+
+    #[test]
+    fn who_has_reached_the_head_or_was_told_a_position_is_told_of_every_loss() {
+        for told in [false, true] {
+            let mut fanout = fanout();
+            let mut reader = subscriber(&mut fanout, 10, false);
+            let filter = TopicSet::new(["x".parse().unwrap()]).unwrap();
+            reader.cursor = fanout.join(&filter, Mark { sequence: 10, stamp: None });
+            reader.topics = filter;
+            if told {
+                reader.told = None;
+                reader.heartbeat();
+            } else {
+                assert_eq!(reader.next(&fanout, 100), Step::Wait);
+            }
+            fanout.jump(Mark { sequence: 40, stamp: None }, &mut Vec::new());
+            assert!(matches!(reader.next(&fanout, 100), Step::Read { .. }));
+            reader.take(chunk(30, 40, &[]));
+            assert!(matches!(reader.next(&fanout, 100), Step::Gap(GapReason::Expired, _)), "told: {told}");
+        }
+    }
+
+    #[test]
+    fn what_the_cache_has_let_go_is_read_again() {
+        let mut fanout = fanout();
+        let mut reader = subscriber(&mut fanout, 3, true);
+        let read = chunk(1, 10, &[4, 5, 6]);
+        reader.take(read.clone());
+        assert_eq!(events(reader.next(&fanout, 0)), "<4>");
+        assert_eq!(events(reader.next(&fanout, 0)), "<5>");
+        drop(read);
+        assert_eq!(reader.next(&fanout, 0), Step::Read { after: 5, floor: 10 });
     }
 
     #[test]

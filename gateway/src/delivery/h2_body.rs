@@ -24,7 +24,7 @@ use crate::log::chunk::Chunk;
 pub struct EventStream {
     stream: Stream,
     opening: VecDeque<Bytes>,
-    behind: Option<BoxFuture<'static, Arc<Chunk>>>,
+    behind: Option<BoxFuture<'static, Option<Arc<Chunk>>>>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -47,9 +47,7 @@ impl EventStream {
                 && let Poll::Ready(chunk) = behind.poll_unpin(cx)
             {
                 self.behind = None;
-                if let Some(gap) = self.stream.take(chunk, Instant::now()) {
-                    return Poll::Ready(Some(gap));
-                }
+                self.stream.take(chunk);
             }
             match self.turn(cx) {
                 Turn::Events(events) => {

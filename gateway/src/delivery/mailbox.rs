@@ -33,7 +33,7 @@ pub struct Mail {
     /// Which rolls have news.
     pub rung: Vec<RollId>,
     /// What was read, and for whom.
-    pub read: Vec<(Ticket, Arc<Chunk>)>,
+    pub read: Vec<(Ticket, Option<Arc<Chunk>>)>,
 }
 
 /// Counts a socket for as long as it is there.
@@ -60,7 +60,7 @@ impl Inbox {
     }
 
     /// Something was read for a guest.
-    pub fn read(&self, ticket: Ticket, chunk: Arc<Chunk>) {
+    pub fn read(&self, ticket: Ticket, chunk: Option<Arc<Chunk>>) {
         self.put(|mail| mail.read.push((ticket, chunk)));
     }
 

@@ -146,12 +146,10 @@ impl<O: Outside> Shard<O> {
     }
 
     /// What was read of the stream behind the Log.
-    pub fn take(&mut self, ticket: Ticket, chunk: Arc<Chunk>, now: Now) {
+    pub fn take(&mut self, ticket: Ticket, chunk: Option<Arc<Chunk>>) {
         let Some(open) = at(&mut self.places, ticket).and_then(|guest| guest.open.as_mut()) else { return };
         open.reading = None;
-        if let Some(gap) = open.stream.take(chunk, now.at) {
-            self.write(ticket.place, gap);
-        }
+        open.stream.take(chunk);
         self.due.push_back(ticket.place);
     }
 

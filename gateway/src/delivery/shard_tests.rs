@@ -447,9 +447,8 @@ fn a_stopped_reader_costs_one_batch_and_catches_up_from_the_stream() {
         let frame = Bytes::from(format!("<{sequence}>"));
         Arc::new(Entry { sequence, time: 0, topic: "t".into(), frame, kind: Kind::Event })
     };
-    let chunk = Chunk { from: 1, through: 200, first: 1, entries: (2..=200).map(entry).collect() };
-    let now = world.now;
-    world.shard.take(ticket, Arc::new(chunk), now);
+    let chunk = Chunk { generation: 0, from: 1, through: 200, first: 1, entries: (2..=200).map(entry).collect() };
+    world.shard.take(ticket, Some(Arc::new(chunk)));
     world.settle();
     assert_eq!(world.received(stopped), format!("head|{}", events(1..=300)));
 }
@@ -463,9 +462,8 @@ fn what_was_read_for_somebody_who_has_left_reaches_nobody() {
     let (ticket, _) = world.shard.outside().reads.pop().unwrap();
     world.hang_up(behind);
     let next = world.arrive();
-    let chunk = Chunk { from: 0, through: 100, first: 50, entries: Vec::new() };
-    let now = world.now;
-    world.shard.take(ticket, Arc::new(chunk), now);
+    let chunk = Chunk { generation: 0, from: 0, through: 100, first: 50, entries: Vec::new() };
+    world.shard.take(ticket, Some(Arc::new(chunk)));
     world.shard.writable(ticket);
     world.shard.hung_up(ticket);
     world.settle();

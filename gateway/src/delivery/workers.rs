@@ -76,7 +76,7 @@ async fn drive(mut shard: Shard<Kernel>) {
             inbox.empty_into(&mut mail);
             mail.arrivals.drain(..).for_each(|arrival| shard.arrive(arrival));
             mail.rung.drain(..).for_each(|roll| shard.ring(roll));
-            mail.read.drain(..).for_each(|(ticket, chunk)| shard.take(ticket, chunk, now));
+            mail.read.drain(..).for_each(|(ticket, chunk)| shard.take(ticket, chunk));
             events.drain(..).for_each(|event| tell(&mut shard, event));
             if std::mem::take(&mut look) {
                 shard.look(now);

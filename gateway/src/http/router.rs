@@ -16,12 +16,13 @@ use axum::extract::{ConnectInfo, Path, State};
 use axum::routing::any;
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use tidings_crds::route::Route;
 use tracing::debug;
 
 use crate::auth::authenticator::Authority;
 use crate::auth::principal::Caller;
 use crate::channel::access_lease::Lease;
-use crate::channel::hub::{Hub, Subscribe};
+use crate::channel::hub::{Hub, Subscribe, SubscribeError};
 use crate::config::args::RequestLimits;
 use crate::delivery::handed::Offer;
 use crate::http::authorize::{Publishing, Subscription};
@@ -89,6 +90,14 @@ struct Answer {
     reply: Reply,
     /// The channel that grants what was asked for. Without one the answer is the same for all channels.
     granted_by: Option<Arc<Served>>,
+}
+
+/// A subscription that is being opened with this Route. When that is over, however it ends, a Route that has changed meanwhile
+/// reaches the channel: it may have been opened with the old one after the change was told.
+struct Opening<'a> {
+    app: &'a App,
+    key: &'a str,
+    route: &'a Arc<Route>,
 }
 
 // === impl App ===
@@ -183,16 +192,15 @@ impl App {
         let begins = (Instant::now(), SystemTime::now());
         let lease = Lease::new((asked.topics, &granted), caller, rules.clone(), revision, begins, rand::random());
         let request = Subscribe { topics, start: asked.start };
-        match self.hub.subscribe(&served.route, request, lease, Some(place)).await {
+        let opening = Opening { app: self, key: call.key, route: &served.route };
+        let opened = self.hub.subscribe(&served.route, request, lease, Some(place)).await;
+        drop(opening);
+        match opened {
             Ok(opened) => {
-                // A Route that changed before the channel was open has not reached it.
-                let now = self.routes.get(call.key).map(|served| served.route.clone());
-                if now.as_ref().is_none_or(|now| !Arc::ptr_eq(now, &served.route)) {
-                    self.hub.route_changed(call.key, now);
-                }
                 self.metrics.subscribed_after(call.started.elapsed());
                 Ok(subscribe::stream(opened, call.offer.as_ref()))
             }
+            Err(SubscribeError::TooMuch(too_much)) => Err(Problem::invalid(too_much.to_string())),
             Err(error) => {
                 debug!(channel = %served.route.key(), %error, "Failed to open a stream.");
                 Ok(self.turn_away(call, &served, TurnedAway::Broker))
@@ -296,6 +304,17 @@ impl App {
                 let (outcome, problem) = publish::failure(&error);
                 Err(count(outcome)(problem))
             }
+        }
+    }
+}
+
+// === impl Opening ===
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        let now = self.app.routes.get(self.key).map(|served| served.route.clone());
+        if now.as_ref().is_none_or(|now| !Arc::ptr_eq(now, self.route)) {
+            self.app.hub.route_changed(self.key, now);
         }
     }
 }

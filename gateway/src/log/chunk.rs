@@ -10,6 +10,8 @@ use crate::log::feed::{Batch, batch};
 /// The entries of one range of the stream, as one topic filter lets them pass.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Chunk {
+    /// Which Log it was read for: with another one, the stream is another one too.
+    pub generation: u32,
     /// Everything up to here was somebody else's business.
     pub from: u64,
     /// Everything after `from` and up to here that passes is in `entries`.
@@ -30,9 +32,9 @@ pub struct Expired {
 // === impl Chunk ===
 
 impl Chunk {
-    /// The frames behind `after`, as many as fit into `budget` bytes.
-    pub fn read(&self, after: u64, budget: usize) -> Option<Batch> {
-        batch(self.behind(after).iter(), budget)
+    /// The frames behind `after` of these topics, as many as fit into `budget` bytes.
+    pub fn read(&self, topics: &TopicSet, after: u64, budget: usize) -> Option<Batch> {
+        batch(self.behind(after).iter().filter(|entry| topics.matches(&entry.topic)), budget)
     }
 
     /// Whether something behind `after` can have been removed from the front of the stream before it was read.
@@ -48,12 +50,6 @@ impl Chunk {
         }
         let below = self.behind(after).iter().take_while(|entry| entry.sequence <= end);
         (below.count() as u64 != end - after).then_some(Expired { resumed: end })
-    }
-
-    /// The same range with the entries alone that pass these topics.
-    pub fn filtered(&self, topics: &TopicSet) -> Self {
-        let entries = self.entries.iter().filter(|entry| topics.matches(&entry.topic)).cloned().collect();
-        Self { entries, ..*self }
     }
 
     /// What it counts for in a cache.
@@ -83,7 +79,7 @@ mod tests {
             let frame = Bytes::from(format!("<{sequence}>"));
             Arc::new(Entry { sequence: *sequence, time: 0, topic: "".into(), frame, kind: Kind::Event })
         };
-        Chunk { from: 0, through: 100, first, entries: sequences.iter().map(entry).collect() }
+        Chunk { generation: 0, from: 0, through: 100, first, entries: sequences.iter().map(entry).collect() }
     }
 
     #[test]
@@ -103,8 +99,9 @@ mod tests {
 
     #[test]
     fn reading_starts_behind_the_cursor() {
-        assert_eq!(chunk(1, &[3, 5]).read(3, 100).unwrap().bytes, "<5>");
-        assert_eq!(chunk(1, &[3, 5]).read(5, 100), None);
+        let all = TopicSet::all();
+        assert_eq!(chunk(1, &[3, 5]).read(&all, 3, 100).unwrap().bytes, "<5>");
+        assert_eq!(chunk(1, &[3, 5]).read(&all, 5, 100), None);
         assert_eq!(chunk(1, &[3, 5]).at(4).unwrap().sequence, 5);
         assert_eq!(chunk(1, &[3, 5]).at(3).unwrap().sequence, 3);
     }

@@ -155,6 +155,7 @@ mod tests {
             event: event.map(|e| EventType::new(e).unwrap()),
             data: Bytes::copy_from_slice(bytes),
             marker: false,
+            unrouted: false,
         }
     }
 

@@ -8,11 +8,15 @@
 //! - An unfiltered reply, by whichever replica, proves absence only *below the highest sequence it contains*.
 //! - Beyond that, only the stream's leader proves absence: it says twice that there is nothing, and in between that it
 //!   knows the sequence in question.
+//! - Replicas expire messages by age with timers of their own. Where the channel keeps all messages, what is missing right at
+//!   the beginning of a replica's reply is therefore proven by the leader alone.
 //! - What is proven absent may have been removed before we ever saw it. If the stream now begins behind it, on a channel
 //!   that keeps all messages, that is a loss, and everybody is told ([`Step::Expired`]). Asked after the proof.
 //! - A sequence at or below the head with a newer time is a sign of another stream under the old name, or of one that went
-//!   back in time; a reconnect can hide either. Until the leader has told when the stream was created, and that the message
-//!   at our head is still the one we know, nothing more is appended.
+//!   back in time; a reconnect, of whichever connection, can hide either. Nothing more is appended before [`crate::identity`]
+//!   has decided that it is the same stream.
+//! - A message on a subject that the Route does not have is skipped once the leader has told, after it came, that the stream
+//!   takes no such subject any more. Until then the Route may be the older of the two, and the message holds the head.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,6 +24,7 @@ use std::time::{Duration, Instant};
 use tidings_crds::position::{Epoch, Stamp};
 
 use crate::log::event_log::Mark;
+use crate::log::identity::{Confirmed, Identity, Verdict, Wanted};
 use crate::log::publication::{Millis, Publication};
 
 /// How many live messages wait above a hole at most; more are dropped and fetched later.
@@ -28,6 +33,10 @@ const WAITING: usize = 4096;
 
 /// And how many bytes of them.
 const WAITING_BYTES: usize = 8 << 20;
+
+/// The first tail check behind a new head begins this much earlier: of these messages some may still exist when the one at the
+/// head is gone, and tell whether this is still the same stream.
+const LOOK_BACK: u64 = 8;
 
 /// How many messages are read from the leader one by one after a reply has broken the connection: what can be malformed
 /// is then behind us, or shows itself again.
@@ -52,6 +61,14 @@ const AFTER_EVENT: usize = 3;
 /// The longest time between two questions to the leader whether the stream is still the same one.
 const INFO_EVERY: Duration = Duration::from_secs(30);
 
+/// How long a message on a subject that the stream takes and the Route does not have holds the head. A Route that is written
+/// late arrives within; after that the message is skipped, and everybody is told.
+const HOLD: Duration = Duration::from_secs(120);
+
+/// How long the leader is asked again and again for an answer given after a certain moment ([`Ingest::confirm`]): longer than
+/// a subscriber waits for it.
+const CONFIRM_FOR: Duration = Duration::from_secs(10);
+
 /// The state of a stream, as its leader tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Info {
@@ -61,8 +78,13 @@ pub struct Info {
     pub first: u64,
     /// The last sequence given out.
     pub last: u64,
-    /// When its last message was stored; 0 before the first.
+    /// When its last message was stored; 0 before the first, or if the server does not know.
     pub last_time: Millis,
+    /// How long ago the leader was in contact with a majority of the replicas, itself included: zero if it is the only one,
+    /// `None` if it has no majority.
+    pub heard: Option<Duration>,
+    /// Whether it takes subjects that the Route does not have: the Route is older.
+    pub unrouted: bool,
 }
 
 /// A question to NATS.
@@ -76,6 +98,11 @@ pub enum Ask {
         from: u64,
         /// Whether live messages wait for it.
         hole: bool,
+    },
+    /// The leader: the first message stored later than this time.
+    Later {
+        /// In milliseconds since 1970.
+        than: Millis,
     },
     /// The leader: the one message at this sequence or the next that exists.
     Leader {
@@ -96,7 +123,7 @@ pub enum Answer {
         /// Whether there may be more.
         more: bool,
     },
-    /// To [`Ask::Leader`].
+    /// To [`Ask::Leader`] and [`Ask::Later`].
     Leader(Option<Publication>),
     /// There is no such stream now.
     Missing,
@@ -131,7 +158,8 @@ pub enum Step {
 /// The machine. See the module's words.
 #[derive(Debug)]
 pub struct Ingest {
-    epoch: Epoch,
+    /// Whether the stream is still the known one; if that is in doubt, nothing is appended.
+    identity: Identity,
     head: Mark,
     head_time: Millis,
     /// The highest sequence we have reason to believe was given out.
@@ -139,11 +167,9 @@ pub struct Ingest {
     /// Live messages above a hole.
     waiting: BTreeMap<u64, Publication>,
     waiting_bytes: usize,
-    /// Whether the stream may be another one; nothing is appended until the leader has spoken.
-    doubt: Doubt,
-    /// How often in a row the leader's last sequence lay below one that we had seen before we asked.
-    backwards: u8,
-    in_flight: Option<(Ask, u64)>,
+    /// What the leader told last, and when it was asked.
+    state: Option<(Info, Instant)>,
+    in_flight: Option<Flight>,
     /// The open question was asked before the connection broke: its answer may be about another stream.
     stale: bool,
     /// Whether retention by age, count or size is the only way for a message to go unseen.
@@ -152,8 +178,18 @@ pub struct Ingest {
     proven: u64,
     /// Where the stream begins has been compared with what is absent up to here.
     compared: u64,
+    /// First and last sequence of a replica's reply that waits for the leader's word on what is missing before it.
+    extent: Option<(u64, u64)>,
+    /// Since when a message on a subject that the Route does not have has held the head.
+    held: Option<Instant>,
+    /// When the leader was last asked and had no subjects that the Route does not have.
+    routed: Option<Instant>,
+    /// The leader is asked until it is certain to have been the leader at this moment.
+    confirm: Option<Instant>,
     turn: Turn,
     careful: u32,
+    /// Whether messages before the head are wanted, for later comparison.
+    look_back: bool,
     jump_beyond: u64,
     info_due: Instant,
     tail_due: Instant,
@@ -163,15 +199,15 @@ pub struct Ingest {
     jitter: u64,
 }
 
-/// Whether this is still the stream we know.
+/// An open question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doubt {
-    /// It is.
-    None,
-    /// When was it created, and where does it end?
-    Stream,
-    /// It was created when we think and reaches beyond our head. Is the message there the one we know?
-    Head(Info),
+struct Flight {
+    ask: Ask,
+    /// Whether the answer is to be compared with a known message.
+    compares: bool,
+    /// The head when it was asked.
+    head: u64,
+    at: Instant,
 }
 
 /// Whose word is needed to fill the hole above the head.
@@ -194,21 +230,25 @@ impl Ingest {
     /// messages from which on following is not worth it: as many as the Log holds.
     pub fn new(epoch: Epoch, head: Mark, head_time: Millis, keeps_all: bool, jump_beyond: u64, now: Instant) -> Self {
         let mut ingest = Self {
-            epoch,
+            identity: Identity::new(epoch, head, head_time, now),
             head,
             head_time,
             known: head.sequence,
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
-            doubt: Doubt::None,
-            backwards: 0,
+            state: None,
             in_flight: None,
             stale: false,
             keeps_all,
             proven: head.sequence,
             compared: head.sequence,
+            extent: None,
+            held: None,
+            routed: None,
+            confirm: None,
             turn: Turn::Replica,
             careful: 0,
+            look_back: head.sequence > 0,
             jump_beyond,
             info_due: now,
             tail_due: now,
@@ -228,7 +268,22 @@ impl Ingest {
 
     /// Whether live messages wait above a hole, or the stream itself is in doubt.
     pub fn is_waiting(&self) -> bool {
-        self.doubt != Doubt::None || !self.waiting.is_empty()
+        !self.identity.is_certain() || !self.waiting.is_empty()
+    }
+
+    /// Whether the stream is certain to be the known one.
+    pub fn is_certain(&self) -> bool {
+        self.identity.is_certain()
+    }
+
+    /// The newest state of the stream that is certain.
+    pub fn confirmed(&self) -> Option<Confirmed> {
+        self.identity.confirmed()
+    }
+
+    /// Since when a message on a subject that the Route does not have has held the head.
+    pub fn held(&self) -> Option<Instant> {
+        self.held
     }
 
     /// A live message arrived.
@@ -236,17 +291,26 @@ impl Ingest {
         let sequence = publication.sequence;
         if sequence <= self.head.sequence {
             if publication.time > self.head_time {
-                self.doubt = Doubt::Stream;
+                self.doubt();
             }
             return;
         }
+        if self.head.sequence == 0 && self.identity.is_certain() {
+            // The first message of all. Of a stream that was made anew it is the first as well, and no older one would tell.
+            self.doubt();
+        }
         self.known = self.known.max(sequence);
-        if sequence == self.head.sequence + 1 && self.doubt == Doubt::None {
-            self.pass(publication, steps);
-            self.drain(steps);
+        if sequence == self.head.sequence + 1 && publication.time < self.head_time {
+            // Later in the stream and earlier in time: delayed from the stream before this one, or stored by a leader whose clock
+            // is behind. The stream itself has to tell.
+            self.hint(now);
+        } else if sequence == self.head.sequence + 1 && self.identity.is_certain() && !publication.unrouted {
+            self.pass(publication, now, steps);
+            self.drain(now, steps);
             self.rest(AFTER_EVENT, now);
         } else if self.waiting.len() < WAITING && self.waiting_bytes + publication.data.len() <= WAITING_BYTES {
             self.keep(publication);
+            self.drain(now, steps);
         }
     }
 
@@ -254,9 +318,28 @@ impl Ingest {
     /// is read from the leader one by one.
     pub fn reconnected(&mut self, now: Instant) {
         self.careful = CAREFUL;
-        self.doubt = Doubt::Stream;
+        self.doubted(now);
+    }
+
+    /// A connection broke over which questions are asked: what it is answered now may be of another stream, and what was asked
+    /// before is void.
+    pub fn doubted(&mut self, now: Instant) {
+        self.doubt();
         self.stale = self.in_flight.is_some();
         self.interrupted(now);
+    }
+
+    /// The stream may be another one: what was learnt about what lies above the head may be of the one before.
+    fn doubt(&mut self) {
+        self.identity.doubt();
+        self.waiting.clear();
+        self.waiting_bytes = 0;
+        self.known = self.head.sequence;
+        self.proven = self.head.sequence;
+        self.compared = self.head.sequence;
+        self.extent = None;
+        self.held = None;
+        self.turn = Turn::Replica;
     }
 
     /// The subscription may have dropped messages.
@@ -273,8 +356,10 @@ impl Ingest {
         self.tail_due = self.tail_due.min(now + PAUSES[1]);
     }
 
-    /// Somebody has reason to believe that the stream has gone on, or is another one: ask now.
-    pub fn look(&mut self, now: Instant) {
+    /// Has the state of the stream confirmed by a leader that was the leader at `now` or later, as the stream may have gone on, or
+    /// be another one. [`Ingest::confirmed`] tells.
+    pub fn confirm(&mut self, now: Instant) {
+        self.confirm = Some(now);
         self.info_due = now;
         self.tail_due = now;
     }
@@ -285,7 +370,8 @@ impl Ingest {
             return None;
         }
         let ask = self.wanted(now)?;
-        self.in_flight = Some((ask, self.head.sequence));
+        let compares = self.identity.wanted().is_some();
+        self.in_flight = Some(Flight { ask, compares, head: self.head.sequence, at: now });
         Some(ask)
     }
 
@@ -294,13 +380,17 @@ impl Ingest {
         if self.in_flight.is_some() {
             return None;
         }
-        let due = if self.wanted(now).is_some() { now } else { self.info_due.min(self.tail_due) };
+        let due = match self.held {
+            _ if self.wanted(now).is_some() => now,
+            Some(_) => self.info_due,
+            None => self.info_due.min(self.tail_due),
+        };
         Some(self.hold_until.map_or(due, |until| due.max(until)))
     }
 
     /// The answer to the open question.
     pub fn answer(&mut self, answer: Answer, now: Instant, steps: &mut Vec<Step>) {
-        let Some((ask, head_then)) = self.in_flight.take() else { return };
+        let Some(flight) = self.in_flight.take() else { return };
         if std::mem::take(&mut self.stale) {
             return;
         }
@@ -309,26 +399,26 @@ impl Ingest {
             self.hold_until = None;
         }
         match answer {
-            Answer::Info(info) => self.told(info, head_then, now, steps),
-            Answer::Leader(at_head) if ask == (Ask::Leader { from: head_then }) => self.verified(at_head, now, steps),
+            Answer::Info(info) => self.told(info, flight, now, steps),
+            Answer::Leader(found) if flight.compares => self.compared(found, now, steps),
             // Of which stream these messages are is just being asked.
-            Answer::Batch { .. } | Answer::Leader(_) if self.doubt != Doubt::None => {}
-            Answer::Batch { messages, more } => self.batch(messages, more, now, steps),
-            Answer::Leader(Some(publication)) => {
-                self.careful = self.careful.saturating_sub(1);
-                self.turn = Turn::Replica;
-                self.take(publication, steps);
-                self.rest(0, now);
+            Answer::Batch { .. } | Answer::Leader(_) if !self.identity.is_certain() => {}
+            Answer::Batch { mut messages, more } => {
+                let newer = messages.split_off(messages.partition_point(|m| m.sequence <= self.head.sequence));
+                let joined = !messages.is_empty();
+                self.looked_back(&messages);
+                self.batch(newer, joined, more, now, steps);
             }
+            Answer::Leader(Some(publication)) => self.single(publication, now, steps),
             Answer::Leader(None) => self.nothing(now, steps),
             Answer::Broken => {
-                if matches!(ask, Ask::Batch { .. }) {
+                if matches!(flight.ask, Ask::Batch { .. }) {
                     self.careful = CAREFUL;
                 }
                 self.back_off(now);
             }
             Answer::Missing | Answer::Unavailable => {
-                if !matches!(ask, Ask::Info) {
+                if !matches!(flight.ask, Ask::Info) {
                     self.info_due = now;
                 }
                 self.back_off(now);
@@ -337,14 +427,20 @@ impl Ingest {
     }
 
     fn wanted(&self, now: Instant) -> Option<Ask> {
-        let from = self.head.sequence + 1;
-        if matches!(self.doubt, Doubt::Head(_)) {
-            return Some(Ask::Leader { from: self.head.sequence });
+        match self.identity.wanted() {
+            Some(Wanted::From(from)) => return Some(Ask::Leader { from }),
+            Some(Wanted::After(than)) => return Some(Ask::Later { than }),
+            None => {}
         }
-        let in_doubt = self.doubt == Doubt::Stream || matches!(self.turn, Turn::Doubt { .. });
+        let in_doubt = self.identity.needs_state() || matches!(self.turn, Turn::Doubt { .. });
         if in_doubt || self.info_due <= now || (self.keeps_all && self.absent() > Some(self.compared)) {
             return Some(Ask::Info);
         }
+        if self.held.is_some() {
+            // Nothing can be appended before the Route or the stream has changed.
+            return None;
+        }
+        let from = self.head.sequence + 1;
         let missing = self.known > self.head.sequence;
         if !missing && self.tail_due > now {
             return None;
@@ -352,30 +448,33 @@ impl Ingest {
         if self.careful > 0 || (missing && self.turn != Turn::Replica) {
             return Some(Ask::Leader { from });
         }
-        Some(Ask::Batch { from, hole: !self.waiting.is_empty() })
+        let hole = !self.waiting.is_empty();
+        let earlier = if self.look_back && !hole { LOOK_BACK } else { 0 };
+        Some(Ask::Batch { from: from.saturating_sub(earlier).max(1), hole })
     }
 
     /// The leader's state of the stream.
-    fn told(&mut self, info: Info, head_then: u64, now: Instant, steps: &mut Vec<Step>) {
+    fn told(&mut self, info: Info, flight: Flight, now: Instant, steps: &mut Vec<Step>) {
         self.info_due = now + self.info_pause();
-        if info.epoch != self.epoch {
-            return self.start_over(info, now, steps);
+        self.state = Some((info, flight.at));
+        if !info.unrouted {
+            self.routed = Some(flight.at);
         }
-        if info.last < head_then {
-            // A leader just elected could be about to apply what a replica already had: ask again before believing it.
-            self.backwards += 1;
-            if self.backwards > 1 {
-                return self.start_over(info, now, steps);
+        match self.identity.state(info, self.head, flight.head, flight.at) {
+            Verdict::Another => return self.start_over(info, now, steps),
+            // A message has to be compared: at once.
+            Verdict::Unproven if self.identity.wanted().is_some() => return,
+            Verdict::Unproven => {
+                self.info_due = now + PAUSES[1];
+                self.hold_until = Some(self.info_due);
+                return;
             }
-            self.info_due = now + PAUSES[1];
-            self.hold_until = Some(self.info_due);
-            return;
+            Verdict::Same => self.go_on(info, flight.at, now, steps),
         }
-        self.backwards = 0;
-        if self.doubt == Doubt::Stream {
-            // Where nothing is known of the message at the head, nothing can be compared.
-            self.doubt = if self.head.stamp.is_some() { Doubt::Head(info) } else { Doubt::None };
-        }
+    }
+
+    /// The stream is certain to be the known one, and was in this state after `asked`.
+    fn go_on(&mut self, info: Info, asked: Instant, now: Instant, steps: &mut Vec<Step>) {
         if let Turn::Doubt { target } = self.turn {
             if info.last >= target {
                 self.turn = Turn::Last { target };
@@ -389,62 +488,114 @@ impl Ingest {
         }
         self.known = self.known.max(info.last);
         self.compare(info.first, steps);
-        self.jump(info, steps);
-        self.drain(steps);
+        self.jump(info, now, steps);
+        self.drain(now, steps);
+        self.ask_again(asked, now);
+    }
+
+    /// Has the state asked for soon, if somebody still waits for what it has to say.
+    fn ask_again(&mut self, asked: Instant, now: Instant) {
+        let confirm = self.confirm.filter(|since| {
+            now.duration_since(*since) < CONFIRM_FOR && self.confirmed().is_none_or(|known| known.at < *since)
+        });
+        self.confirm = confirm;
+        if confirm.is_some_and(|since| asked < since) {
+            self.info_due = now;
+        } else if confirm.is_some() || self.held.is_some() {
+            self.info_due = now + PAUSES[1];
+        }
     }
 
     /// Goes on at the end if that is too far away: not before it is certain that this is still the stream we know.
-    fn jump(&mut self, info: Info, steps: &mut Vec<Step>) {
-        if self.doubt == Doubt::None && info.last.saturating_sub(self.head.sequence) > self.jump_beyond {
-            self.head = Mark { sequence: info.last, stamp: None };
+    fn jump(&mut self, info: Info, now: Instant, steps: &mut Vec<Step>) {
+        if info.last.saturating_sub(self.head.sequence) > self.jump_beyond && !info.unrouted {
+            self.head = info.end();
             self.head_time = info.last_time;
+            self.identity.jumped(self.head, info.last_time, now);
+            self.look_back = true;
             self.turn = Turn::Replica;
             self.forget_passed();
             steps.push(Step::Jump(self.head));
         }
     }
 
-    /// The leader's message at our head, or the next one.
-    fn verified(&mut self, at_head: Option<Publication>, now: Instant, steps: &mut Vec<Step>) {
-        let Doubt::Head(info) = self.doubt else { return };
-        self.doubt = Doubt::None;
-        let same = at_head.is_none_or(|found| {
-            if found.sequence == self.head.sequence {
-                Some(found.stamp()) == self.head.stamp
-            } else {
-                // It is gone; what comes after it cannot be older.
-                found.time >= self.head_time
-            }
-        });
-        if !same {
-            return self.start_over(info, now, steps);
+    /// The leader's message at a known one's sequence, or the next one.
+    fn compared(&mut self, found: Option<Publication>, now: Instant, steps: &mut Vec<Step>) {
+        let found = found.map(|found| (found.sequence, found.stamp()));
+        let verdict = self.identity.message(found, self.head.sequence);
+        let Some((info, asked)) = self.state else { return };
+        match verdict {
+            Verdict::Another => self.start_over(info, now, steps),
+            Verdict::Same => self.go_on(info, asked, now, steps),
+            Verdict::Unproven => {}
         }
-        self.jump(info, steps);
-        self.drain(steps);
     }
 
     fn start_over(&mut self, info: Info, now: Instant, steps: &mut Vec<Step>) {
-        let head = Mark { sequence: info.last, stamp: None };
+        let head = info.end();
         *self = Self {
             jitter: self.jitter,
+            confirm: self.confirm,
             ..Self::new(info.epoch, head, info.last_time, self.keeps_all, self.jump_beyond, now)
         };
         steps.push(Step::Reset { epoch: info.epoch, head, first: info.first });
     }
 
-    fn batch(&mut self, messages: Vec<Publication>, more: bool, now: Instant, steps: &mut Vec<Step>) {
+    /// Messages at and before the head, in a replica's reply. They are known from now on, if nothing can be missing between
+    /// them and the head.
+    fn looked_back(&mut self, messages: &[Publication]) {
+        let Some(last) = messages.last() else { return };
+        if last.sequence == self.head.sequence && self.look_back {
+            self.identity.knew(messages.iter().map(|message| (message.sequence, message.stamp())));
+        }
+        self.look_back = false;
+    }
+
+    /// What a replica has behind the head. `joined`: its reply began at or before the head, so that nothing can be missing at
+    /// its beginning.
+    fn batch(&mut self, messages: Vec<Publication>, joined: bool, more: bool, now: Instant, steps: &mut Vec<Step>) {
         let before = self.head.sequence;
+        if let (Some(first), Some(last)) = (messages.first(), messages.last())
+            && self.keeps_all
+            && first.sequence > before.max(self.proven) + 1
+            && !joined
+        {
+            self.extent = Some((first.sequence, last.sequence));
+            self.turn = Turn::Leader;
+            for publication in messages {
+                self.known = self.known.max(publication.sequence);
+                self.keep(publication);
+            }
+            return;
+        }
         for publication in messages {
-            self.take(publication, steps);
+            self.take(publication, now, steps);
         }
         if self.head.sequence > before {
             self.turn = Turn::Replica;
             self.rest(if more { 0 } else { AFTER_EVENT }, now);
+        } else if joined && more {
+            self.rest(0, now);
         } else if self.known > self.head.sequence {
             self.turn = Turn::Leader;
         } else {
             self.rest(self.pause + 1, now);
         }
+    }
+
+    /// The first message above the head, by the leader.
+    fn single(&mut self, publication: Publication, now: Instant, steps: &mut Vec<Step>) {
+        self.careful = self.careful.saturating_sub(1);
+        if let Some((_, last)) = self.extent.take_if(|(first, _)| *first <= publication.sequence) {
+            // What the replica left out before its first message does not exist.
+            self.proven = self.proven.max(last);
+        }
+        self.turn = Turn::Replica;
+        self.take(publication, now, steps);
+        if self.extent.is_some() {
+            self.turn = Turn::Leader;
+        }
+        self.rest(0, now);
     }
 
     /// The leader knows of no message above the head.
@@ -459,18 +610,19 @@ impl Ingest {
             return;
         };
         self.proven = self.proven.max(target);
+        self.extent = None;
         self.turn = Turn::Replica;
-        self.drain(steps);
+        self.drain(now, steps);
     }
 
     /// A message from an answer that began right behind the head: what else there is up to it waits already.
-    fn take(&mut self, publication: Publication, steps: &mut Vec<Step>) {
+    fn take(&mut self, publication: Publication, now: Instant, steps: &mut Vec<Step>) {
         let sequence = publication.sequence;
         self.known = self.known.max(sequence);
         self.proven = self.proven.max(sequence);
         if sequence > self.head.sequence {
             self.keep(publication);
-            self.drain(steps);
+            self.drain(now, steps);
         }
     }
 
@@ -490,7 +642,7 @@ impl Ingest {
 
     /// The stream begins at `first`, after the absence behind the head was proven.
     fn compare(&mut self, first: u64, steps: &mut Vec<Step>) {
-        let Some(end) = self.absent().filter(|_| self.doubt == Doubt::None) else { return };
+        let Some(end) = self.absent().filter(|_| self.identity.is_certain()) else { return };
         self.compared = end;
         if self.keeps_all && first > self.head.sequence + 1 {
             self.head = Mark { sequence: end.min(first - 1), stamp: None };
@@ -499,9 +651,13 @@ impl Ingest {
     }
 
     /// Appends what waits right behind the head, over what does not exist.
-    fn drain(&mut self, steps: &mut Vec<Step>) {
+    fn drain(&mut self, now: Instant, steps: &mut Vec<Step>) {
         self.forget_passed();
-        while self.doubt == Doubt::None {
+        while self.identity.is_certain() {
+            if let Some((_, last)) = self.extent.take_if(|(first, _)| *first <= self.head.sequence + 1) {
+                // Nothing is left before the replica's first message, and its reply has no holes that it does not prove.
+                self.proven = self.proven.max(last);
+            }
             match self.absent() {
                 Some(end) if self.keeps_all && end > self.compared => return,
                 Some(end) if self.waiting.contains_key(&(end + 1)) => {}
@@ -511,14 +667,31 @@ impl Ingest {
                 }
                 None => {}
             }
-            let next = self.waiting.first_entry().filter(|entry| {
-                let reached = self.head.sequence.max(self.proven);
-                *entry.key() <= reached + 1
-            });
-            let Some(publication) = next.map(|entry| entry.remove()) else { break };
+            let reached = self.head.sequence.max(self.proven);
+            let next = self.waiting.first_key_value().filter(|(sequence, _)| **sequence <= reached + 1);
+            let Some((sequence, publication)) = next else { break };
+            if *sequence > self.proven && publication.time < self.head_time {
+                // As above: not from what came live.
+                let sequence = *sequence;
+                self.waiting_bytes -= self.waiting.remove(&sequence).map_or(0, |late| late.data.len());
+                break;
+            }
+            if publication.unrouted && self.holds(now) {
+                break;
+            }
+            let Some((_, publication)) = self.waiting.pop_first() else { break };
             self.waiting_bytes -= publication.data.len();
-            self.pass(publication, steps);
+            self.pass(publication, now, steps);
         }
+    }
+
+    /// Whether the next message, on a subject that the Route does not have, holds the head.
+    fn holds(&mut self, now: Instant) -> bool {
+        if self.held.is_none() {
+            self.info_due = now;
+        }
+        let since = *self.held.get_or_insert(now);
+        self.routed.is_none_or(|asked| asked < since) && now.duration_since(since) < HOLD
     }
 
     fn forget_passed(&mut self) {
@@ -527,14 +700,22 @@ impl Ingest {
         }
     }
 
-    fn pass(&mut self, publication: Publication, steps: &mut Vec<Step>) {
+    fn pass(&mut self, publication: Publication, now: Instant, steps: &mut Vec<Step>) {
         if publication.sequence <= self.head.sequence {
             return;
         }
-        self.head = Mark { sequence: publication.sequence, stamp: Some(Stamp::from_millis(publication.time)) };
+        self.head = Mark { sequence: publication.sequence, stamp: Some(publication.stamp()) };
         self.head_time = publication.time;
+        self.identity.saw(publication.sequence, publication.time, now);
         self.turn = Turn::Replica;
-        steps.push(if publication.marker { Step::Skip(self.head) } else { Step::Append(publication) });
+        self.extent = self.extent.filter(|(_, last)| *last > publication.sequence);
+        let given_up = self.held.take().is_some_and(|since| self.routed.is_none_or(|asked| asked < since));
+        steps.push(match publication {
+            // The stream may still take the subject: it was waited for long enough, and is told.
+            _ if given_up => Step::Expired(self.head),
+            Publication { marker: false, unrouted: false, .. } => Step::Append(publication),
+            _ => Step::Skip(self.head),
+        });
     }
 
     fn rest(&mut self, pause: usize, now: Instant) {
@@ -558,6 +739,20 @@ impl Ingest {
         self.jitter ^= self.jitter >> 7;
         self.jitter ^= self.jitter << 17;
         (self.jitter >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+// === impl Info ===
+
+impl Info {
+    /// When its last message was stored, if that is known.
+    pub fn stamp(&self) -> Option<Stamp> {
+        (self.last > 0 && self.last_time > 0).then(|| Stamp::from_millis(self.last_time))
+    }
+
+    /// Where it ends. The server knows when the last message was stored also if that is deleted.
+    pub fn end(&self) -> Mark {
+        Mark { sequence: self.last, stamp: self.stamp() }
     }
 }
 

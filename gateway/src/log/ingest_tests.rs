@@ -13,11 +13,16 @@ fn publication(sequence: u64) -> Publication {
         event: None,
         data: Bytes::from_static(b"x"),
         marker: false,
+        unrouted: false,
     }
 }
 
+fn state(last: u64) -> Info {
+    Info { epoch: EPOCH, first: 1, last, last_time: last * 10, heard: Some(Duration::ZERO), unrouted: false }
+}
+
 fn info(last: u64) -> Answer {
-    Answer::Info(Info { epoch: EPOCH, first: 1, last, last_time: last * 10 })
+    Answer::Info(state(last))
 }
 
 /// The machine behind 10, past its opening questions, and a clock.
@@ -36,10 +41,11 @@ impl Bench {
 
     fn quiet() -> Self {
         let mut bench = Self::new();
-        for _ in 0..4 {
+        for from in [3, 11, 11, 11] {
             bench.now = bench.ingest.wake_at(bench.now).unwrap();
-            assert_eq!(bench.ask(), Some(Ask::Batch { from: 11, hole: false }));
-            bench.answer(Answer::Batch { messages: vec![], more: false });
+            assert_eq!(bench.ask(), Some(Ask::Batch { from, hole: false }));
+            let messages = if from == 3 { vec![publication(10)] } else { vec![] };
+            bench.answer(Answer::Batch { messages, more: false });
         }
         bench
     }
@@ -78,7 +84,7 @@ fn after_opening_the_tail_is_checked_three_times_and_then_with_growing_pauses() 
     let mut checks = Vec::new();
     for _ in 0..6 {
         bench.now = bench.ingest.wake_at(bench.now).unwrap();
-        assert_eq!(bench.ask(), Some(Ask::Batch { from: 11, hole: false }));
+        assert!(matches!(bench.ask(), Some(Ask::Batch { hole: false, .. })));
         checks.push((bench.now - start).as_millis());
         bench.answer(Answer::Batch { messages: vec![], more: false });
     }
@@ -101,11 +107,30 @@ fn a_hole_waits_for_a_reply_that_reaches_beyond_it() {
     assert!(bench.appended().is_empty());
     assert_eq!(bench.ask(), Some(Ask::Batch { from: 11, hole: true }));
     bench.batch(&[12, 13, 14]);
+    // That replica may have dropped 11 for its age, while the leader still has it.
+    assert!(bench.appended().is_empty());
+    assert_eq!(bench.ask(), Some(Ask::Leader { from: 11 }));
+    bench.answer(Answer::Leader(Some(publication(12))));
     // 11 does not exist. It was deleted, or the stream begins behind it: that makes a difference.
     assert!(bench.appended().is_empty());
     assert_eq!(bench.ask(), Some(Ask::Info));
     bench.answer(info(14));
     assert_eq!(bench.appended(), [12, 13, 14]);
+}
+
+#[test]
+fn what_a_replica_has_dropped_for_its_age_is_read_from_the_leader() {
+    let mut bench = Bench::quiet();
+    bench.live(15);
+    bench.ask();
+    bench.batch(&[13, 14, 15, 17]);
+    for sequence in [11, 12] {
+        assert_eq!(bench.ask(), Some(Ask::Leader { from: sequence }));
+        bench.answer(Answer::Leader(Some(publication(sequence))));
+    }
+    assert_eq!(bench.ask(), Some(Ask::Info), "16 may have been removed from the front by now");
+    bench.answer(info(17));
+    assert_eq!(bench.appended(), [11, 12, 13, 14, 15, 17]);
 }
 
 #[test]
@@ -147,8 +172,10 @@ fn what_was_removed_from_the_front_before_it_was_seen_is_told() {
     bench.live(14);
     bench.ask();
     bench.batch(&[14]);
+    assert_eq!(bench.ask(), Some(Ask::Leader { from: 11 }));
+    bench.answer(Answer::Leader(Some(publication(14))));
     assert_eq!(bench.ask(), Some(Ask::Info));
-    bench.answer(Answer::Info(Info { epoch: EPOCH, first: 13, last: 14, last_time: 140 }));
+    bench.answer(Answer::Info(Info { first: 13, ..state(14) }));
     let expired = Step::Expired(Mark { sequence: 12, stamp: None });
     let rest = [Step::Skip(Mark { sequence: 13, stamp: None }), Step::Append(publication(14))];
     assert_eq!(bench.steps[0], expired);
@@ -188,24 +215,24 @@ fn an_old_sequence_with_a_newer_time_stops_everything_until_the_leader_has_spoke
     assert!(bench.appended().is_empty());
     assert_eq!(bench.ask(), Some(Ask::Info));
     let epoch = Epoch::from_nanos(11);
-    bench.answer(Answer::Info(Info { epoch, first: 1, last: 2, last_time: 5010 }));
-    let head = Mark { sequence: 2, stamp: None };
+    bench.answer(Answer::Info(Info { epoch, last_time: 5010, ..state(2) }));
+    let head = Mark { sequence: 2, stamp: Some(Stamp::from_millis(5010)) };
     assert_eq!(bench.steps, [Step::Reset { epoch, head, first: 1 }]);
 }
 
 #[test]
 fn after_a_reconnect_the_message_at_the_head_must_be_the_one_we_know() {
-    for (found, same) in [
-        (Some(publication(10)), true),
-        (Some(Publication { time: 99, ..publication(10) }), false),
-        (Some(publication(12)), true),
-        (Some(Publication { time: 99, ..publication(12) }), false),
-        (None, true),
+    for (found, first, same) in [
+        (Some(publication(10)), 1, true),
+        (Some(Publication { time: 99, ..publication(10) }), 1, false),
+        // It is gone, and exactly that: so could be another one that came in its place.
+        (Some(publication(12)), 11, false),
+        (None, 11, false),
     ] {
         let mut bench = Bench::quiet();
         bench.ingest.reconnected(bench.now);
         assert_eq!(bench.ask(), Some(Ask::Info));
-        bench.answer(info(30));
+        bench.answer(Answer::Info(Info { first, ..state(30) }));
         bench.live(11);
         assert_eq!(bench.ask(), Some(Ask::Leader { from: 10 }));
         assert!(bench.steps.is_empty());
@@ -213,8 +240,8 @@ fn after_a_reconnect_the_message_at_the_head_must_be_the_one_we_know() {
         if same {
             assert_eq!(bench.appended(), [11]);
         } else {
-            let head = Mark { sequence: 30, stamp: None };
-            assert_eq!(bench.steps, [Step::Reset { epoch: EPOCH, head, first: 1 }]);
+            let head = Mark { sequence: 30, stamp: Some(Stamp::from_millis(300)) };
+            assert_eq!(bench.steps, [Step::Reset { epoch: EPOCH, head, first }]);
         }
     }
 }
@@ -239,20 +266,23 @@ fn a_head_that_goes_backwards_is_believed_the_second_time() {
     bench.now = bench.ingest.wake_at(bench.now).unwrap();
     assert_eq!(bench.ask(), Some(Ask::Info));
     bench.answer(info(7));
-    let head = Mark { sequence: 7, stamp: None };
+    let head = Mark { sequence: 7, stamp: Some(Stamp::from_millis(70)) };
     assert_eq!(bench.steps, [Step::Reset { epoch: EPOCH, head, first: 1 }]);
 }
 
 #[test]
 fn what_arrived_while_the_leader_was_asked_is_not_a_step_backwards() {
     let mut bench = Bench::quiet();
-    bench.ingest.look(bench.now);
+    bench.ingest.confirm(bench.now);
     assert_eq!(bench.ask(), Some(Ask::Info));
     bench.live(11);
     bench.answer(info(10));
     bench.now += Duration::from_millis(1);
     assert_eq!(bench.appended(), [11]);
-    assert_eq!(bench.ingest.backwards, 0);
+    bench.ingest.confirm(bench.now);
+    assert_eq!(bench.ask(), Some(Ask::Info));
+    bench.answer(info(10));
+    assert!(bench.steps.is_empty(), "that was the first step backwards");
 }
 
 #[test]
@@ -261,7 +291,7 @@ fn too_far_behind_is_a_jump() {
     bench.ingest.interrupted(bench.now);
     bench.ask();
     bench.answer(info(5000));
-    assert_eq!(bench.steps, [Step::Jump(Mark { sequence: 5000, stamp: None })]);
+    assert_eq!(bench.steps, [Step::Jump(Mark { sequence: 5000, stamp: Some(Stamp::from_millis(50_000)) })]);
 }
 
 #[test]
@@ -272,21 +302,21 @@ fn too_far_behind_after_a_reconnect_is_a_jump_and_not_another_stream() {
     bench.answer(info(5000));
     assert_eq!((bench.ask(), bench.steps.len()), (Some(Ask::Leader { from: 10 }), 0));
     bench.answer(Answer::Leader(Some(publication(10))));
-    assert_eq!(bench.steps, [Step::Jump(Mark { sequence: 5000, stamp: None })]);
+    assert_eq!(bench.steps, [Step::Jump(Mark { sequence: 5000, stamp: Some(Stamp::from_millis(50_000)) })]);
 }
 
 #[test]
 fn what_was_asked_before_a_reconnect_says_nothing_about_the_stream_behind_it() {
     let mut bench = Bench::quiet();
-    bench.ingest.look(bench.now);
+    bench.ingest.confirm(bench.now);
     assert_eq!(bench.ask(), Some(Ask::Info));
     bench.ingest.reconnected(bench.now);
     bench.live(11);
     bench.answer(info(11));
     assert_eq!((bench.ask(), bench.steps.len()), (Some(Ask::Info), 0), "asked anew, and nothing is believed before");
     let epoch = Epoch::from_nanos(11);
-    bench.answer(Answer::Info(Info { epoch, first: 1, last: 11, last_time: 5010 }));
-    let head = Mark { sequence: 11, stamp: None };
+    bench.answer(Answer::Info(Info { epoch, last_time: 5010, ..state(11) }));
+    let head = Mark { sequence: 11, stamp: Some(Stamp::from_millis(5010)) };
     assert_eq!(bench.steps, [Step::Reset { epoch, head, first: 1 }]);
 }
 
@@ -323,4 +353,65 @@ fn an_unavailable_broker_is_asked_with_growing_pauses() {
         bench.answer(Answer::Unavailable);
     }
     assert!(pauses[4] > pauses[1] * 2, "{pauses:?}");
+}
+
+#[test]
+fn what_was_asked_before_a_break_of_the_other_connection_is_void_as_well() {
+    let mut bench = Bench::quiet();
+    bench.live(13);
+    assert_eq!(bench.ask(), Some(Ask::Batch { from: 11, hole: true }));
+    bench.ingest.doubted(bench.now);
+    bench.batch(&[11, 12, 13]);
+    assert_eq!((bench.ask(), bench.steps.len()), (Some(Ask::Info), 0));
+}
+
+#[test]
+fn a_subject_that_the_route_does_not_have_yet_holds_the_head_until_it_does_not_exist() {
+    let unrouted = || Publication { unrouted: true, ..publication(11) };
+    let mut bench = Bench::quiet();
+    bench.ingest.live(unrouted(), bench.now, &mut bench.steps);
+    bench.live(12);
+    assert!(bench.steps.is_empty());
+    for _ in 0..5 {
+        assert_eq!(bench.ask(), Some(Ask::Info));
+        bench.answer(Answer::Info(Info { unrouted: true, ..state(12) }));
+        assert_eq!((bench.ask(), bench.steps.len()), (None, 0));
+        bench.now = bench.ingest.wake_at(bench.now).unwrap();
+    }
+    // The subject was taken away from the channel: its last messages are not shown.
+    assert_eq!(bench.ask(), Some(Ask::Info));
+    bench.answer(info(12));
+    let skipped = Step::Skip(Mark { sequence: 11, stamp: Some(Stamp::from_millis(110)) });
+    assert_eq!(bench.steps, [skipped, Step::Append(publication(12))]);
+}
+
+#[test]
+fn a_subject_whose_route_never_comes_is_given_up_and_told() {
+    let mut bench = Bench::quiet();
+    bench.ingest.live(Publication { unrouted: true, ..publication(11) }, bench.now, &mut bench.steps);
+    bench.live(12);
+    let start = bench.now;
+    while bench.steps.is_empty() {
+        bench.now = bench.ingest.wake_at(bench.now).unwrap();
+        assert!(bench.now - start <= HOLD + Duration::from_secs(1));
+        if bench.ask().is_some() {
+            bench.answer(Answer::Info(Info { unrouted: true, ..state(12) }));
+        }
+    }
+    let told = Step::Expired(Mark { sequence: 11, stamp: Some(Stamp::from_millis(110)) });
+    assert_eq!(bench.steps, [told, Step::Append(publication(12))]);
+}
+
+#[test]
+fn a_state_is_confirmed_by_a_leader_that_was_one_at_that_moment_or_later() {
+    let mut bench = Bench::quiet();
+    bench.ingest.confirm(bench.now);
+    let since = bench.now;
+    for (ago, confirmed) in [(900, false), (950, false), (100, true)] {
+        assert_eq!(bench.ask(), Some(Ask::Info));
+        bench.answer(Answer::Info(Info { heard: Some(Duration::from_millis(ago)), ..state(10) }));
+        assert_eq!(bench.ingest.confirmed().is_some_and(|known| known.at >= since), confirmed);
+        bench.now += Duration::from_millis(250);
+    }
+    assert_eq!(bench.ask(), Some(Ask::Batch { from: 11, hole: false }), "no more questions about the state");
 }

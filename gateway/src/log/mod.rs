@@ -5,9 +5,11 @@
 pub mod chunk;
 pub mod end_reason;
 pub mod event_log;
+pub mod extent;
 pub mod fanout;
 pub mod feed;
 pub mod frame;
+pub mod identity;
 pub mod ingest;
 pub mod publication;
 pub mod topic_index;

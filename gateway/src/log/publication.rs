@@ -27,6 +27,8 @@ pub struct Publication {
     pub data: Bytes,
     /// A server's delete marker: it takes a sequence, and nobody is shown it.
     pub marker: bool,
+    /// It lies on a subject that the Route does not have: one that the channel had once, or one that it is about to get.
+    pub unrouted: bool,
 }
 
 /// What stands behind `event:`: without CR, LF and NUL, not empty, not a control event's.
@@ -50,6 +52,11 @@ pub enum EventTypeError {
 // === impl Publication ===
 
 impl Publication {
+    /// Whether subscribers are shown it.
+    pub fn is_shown(&self) -> bool {
+        !self.marker && !self.unrouted
+    }
+
     /// The stamp of its position.
     pub fn stamp(&self) -> Stamp {
         Stamp::from_millis(self.time)

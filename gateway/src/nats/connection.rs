@@ -39,8 +39,15 @@ const REFUSALS: [&str; 3] = ["authorization violation", "authentication expired"
 /// on a reconnect, and when a message's headers make it panic (a CR within a value does). Then a new client takes over.
 #[derive(Clone, Debug)]
 pub struct Link {
-    client: Arc<ArcSwapOption<Client>>,
+    client: Arc<ArcSwapOption<Current>>,
     health: watch::Receiver<Health>,
+}
+
+/// The client that is in use, and how often those before it had connected.
+#[derive(Debug)]
+struct Current {
+    client: Client,
+    before: u64,
 }
 
 /// Whom to connect to, and as whom.
@@ -58,7 +65,7 @@ pub struct Peer {
 struct Keeper {
     peer: Peer,
     purpose: Arc<str>,
-    client: Arc<ArcSwapOption<Client>>,
+    client: Arc<ArcSwapOption<Current>>,
     health: Arc<watch::Sender<Health>>,
     metrics: Arc<Metrics>,
 }
@@ -91,7 +98,14 @@ impl Link {
 
     /// The client, unless none has come to be yet.
     pub fn client(&self) -> Option<Client> {
-        self.client.load().as_deref().cloned()
+        self.client.load().as_ref().map(|current| current.client.clone())
+    }
+
+    /// How often it has been made, and made anew. The client library counts before it reads anything from a new connection, so
+    /// what came over that is never seen with the old count; [`Link::health`] tells of it a little later.
+    pub fn connects(&self) -> u64 {
+        let current = self.client.load();
+        current.as_ref().map_or(0, |current| current.before + current.client.statistics().connects.load(Relaxed))
     }
 
     /// Waits until the server has read everything that was sent before: a request that nobody answers comes back at once.
@@ -131,7 +145,7 @@ impl Keeper {
             tokio::time::sleep(pause(attempt)).await;
             match self.connect().await {
                 Ok(client) => {
-                    self.client.store(Some(Arc::new(client.clone())));
+                    self.client.store(Some(Arc::new(Current { client: client.clone(), before })));
                     before = self.watch(&client, before).await;
                     self.health.send_modify(|health| {
                         health.connected = false;

@@ -55,6 +55,8 @@ pub enum Reply {
     End {
         /// How many.
         pending: u64,
+        /// How far the answering replica knew the stream, in the reply to a `multi_last` without a bound.
+        up_to: Option<u64>,
     },
     /// Nothing matches (404).
     Nothing,
@@ -157,9 +159,10 @@ impl Wire {
             };
         }
         match message.status.map(|status| status.as_u16()) {
-            Some(204) => {
-                Reply::End { pending: last(headers, "Nats-Num-Pending").and_then(|n| n.parse().ok()).unwrap_or(0) }
-            }
+            Some(204) => Reply::End {
+                pending: last(headers, "Nats-Num-Pending").and_then(|n| n.parse().ok()).unwrap_or(0),
+                up_to: last(headers, "Nats-UpTo-Sequence").and_then(|n| n.parse().ok()),
+            },
             Some(404) => Reply::Nothing,
             Some(408) => Reply::Refused,
             Some(503) => Reply::Missing,
@@ -183,7 +186,15 @@ impl Wire {
         let (event, fault) = event(message.headers.as_ref().and_then(|headers| last(headers, EVENT_HEADER)));
         let data = message.payload.clone();
         Some(Read {
-            publication: Publication { sequence, time, topic: topic.into(), event, data, marker: false },
+            publication: Publication {
+                sequence,
+                time,
+                topic: topic.into(),
+                event,
+                data,
+                marker: false,
+                unrouted: false,
+            },
             fault,
         })
     }
@@ -216,13 +227,10 @@ impl Wire {
 
     fn read(&self, sequence: u64, time: Millis, subject: &str, named: Option<&str>, marker: bool, data: Bytes) -> Read {
         let (event, fault) = event(named);
-        // A subject that the channel had once and has no more takes its sequence and is not shown.
         let topic = self.topics.topic(subject);
-        let marker = marker || topic.is_none();
-        Read {
-            publication: Publication { sequence, time, topic: topic.unwrap_or_default().into(), event, data, marker },
-            fault,
-        }
+        let unrouted = topic.is_none();
+        let topic = topic.unwrap_or_default().into();
+        Read { publication: Publication { sequence, time, topic, event, data, marker, unrouted }, fault }
     }
 }
 
@@ -337,6 +345,7 @@ mod tests {
             event: None,
             data: Bytes::from_static(b"hi"),
             marker: false,
+            unrouted: false,
         }
     }
 
@@ -380,7 +389,7 @@ mod tests {
         assert_eq!(wire().direct(&forged), Reply::Message { read, previous: 6 });
         let mut end = message("_INBOX.x", "NATS/1.0\r\nNats-Num-Pending: 3\r\n");
         end.status = Some(StatusCode::from_u16(204).unwrap());
-        assert_eq!(wire().direct(&end), Reply::End { pending: 3 });
+        assert_eq!(wire().direct(&end), Reply::End { pending: 3, up_to: None });
     }
 
     #[test]

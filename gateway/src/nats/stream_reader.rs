@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tidings_crds::position::Epoch;
 use tidings_crds::subject::Pattern;
-use tidings_crds::topic::TopicSpace;
+use tidings_crds::topic::{TopicFilter, TopicSpace};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -36,7 +36,7 @@ const BATCH_BYTES: usize = 1 << 20;
 const SILENCE: Duration = REQUEST;
 
 /// Subjects asked for in one `multi_last`; the server refuses more than 1,024.
-const SUBJECTS: usize = 1000;
+pub const SUBJECTS: usize = 1000;
 
 /// Reads one stream.
 #[derive(Clone, Debug)]
@@ -54,6 +54,17 @@ pub struct Batch {
     pub messages: Vec<Publication>,
     /// Whether the replica has more.
     pub more: bool,
+    /// How far the replica knew the stream, in the reply to a `multi_last`.
+    pub up_to: Option<u64>,
+}
+
+/// The newest message of some subjects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Newest {
+    /// The messages, newer ones than `through` left out: their topics follow behind it.
+    pub messages: Vec<Publication>,
+    /// The newest of each subject, of all that the stream holds up to here, is among `messages`.
+    pub through: u64,
 }
 
 /// One message, and whether its header block would have cost the connection.
@@ -84,6 +95,29 @@ pub enum ReadError {
     /// NATS answered with an error.
     #[error("NATS refused: {0}")]
     Refused(String),
+    /// More than one subscriber may ask for.
+    #[error("{0}")]
+    TooMuch(TooMuch),
+}
+
+/// Why a question is not worth its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TooMuch {
+    /// Too many topics match.
+    #[error(
+        "more than {0} topics match: ask for fewer topics, or for from=all; with maxMessagesPerTopic: 1 a channel has no \
+         such limit"
+    )]
+    Topics(usize),
+    /// Their newest events are too large.
+    #[error(
+        "the newest events of these topics take more than {0} bytes: ask for fewer topics, or for from=all; with \
+         maxMessagesPerTopic: 1 a channel has no such limit"
+    )]
+    Bytes(usize),
+    /// Too many filters.
+    #[error("from=last and from=last-per-topic take at most {0} topic filters: ask for fewer topics")]
+    Filters(usize),
 }
 
 #[derive(Deserialize)]
@@ -91,8 +125,33 @@ struct InfoReply {
     error: Option<ApiError>,
     created: Option<String>,
     state: Option<StateReply>,
+    config: Option<ConfigReply>,
+    cluster: Option<ClusterReply>,
     #[serde(default)]
     total: usize,
+}
+
+#[derive(Deserialize)]
+struct ConfigReply {
+    #[serde(default)]
+    subjects: Vec<String>,
+    #[serde(default)]
+    num_replicas: usize,
+}
+
+#[derive(Deserialize)]
+struct ClusterReply {
+    #[serde(default)]
+    replicas: Vec<PeerReply>,
+}
+
+#[derive(Deserialize)]
+struct PeerReply {
+    /// Nanoseconds since the leader last heard of it.
+    #[serde(default)]
+    active: u64,
+    #[serde(default)]
+    offline: bool,
 }
 
 #[derive(Deserialize)]
@@ -123,6 +182,11 @@ impl Reader {
         self.wire.topics()
     }
 
+    /// How often the connection that it asks over has been made.
+    pub fn connects(&self) -> u64 {
+        self.link.connects()
+    }
+
     /// The state of the stream, by its leader.
     pub async fn info(&self) -> Result<Info, ReadError> {
         let reply: InfoReply = self.api("STREAM.INFO", &json!({})).await?;
@@ -134,7 +198,17 @@ impl Reader {
         let last_time = millis(&state.last_ts).unwrap_or(0);
         // Of an emptied stream the server can tell a first sequence that lies too low: what exists next comes behind the last.
         let first = if state.messages == 0 { state.last_seq + 1 } else { state.first_seq };
-        Ok(Info { epoch: Epoch::from_nanos(nanos), first, last: state.last_seq, last_time })
+        let epoch = Epoch::from_nanos(nanos);
+        let config = reply.config.unwrap_or(ConfigReply { subjects: Vec::new(), num_replicas: 1 });
+        let heard = heard(&reply.cluster.map(|cluster| cluster.replicas).unwrap_or_default(), config.num_replicas);
+        let unrouted = config.subjects.iter().any(|subject| !self.routes(subject));
+        Ok(Info { epoch, first, last: state.last_seq, last_time, heard, unrouted })
+    }
+
+    /// Whether the Route has every subject that this pattern of the stream stands for.
+    fn routes(&self, subject: &str) -> bool {
+        let Ok(subject) = subject.parse::<Pattern>() else { return true };
+        self.topics().patterns(&TopicFilter::All).iter().any(|routed| routed.contains(&subject))
     }
 
     /// The messages from `from` on that match `filter`, by any replica.
@@ -155,39 +229,42 @@ impl Reader {
         self.single(&json!({"last_by_subj": filter.as_str()})).await
     }
 
-    /// The first message stored at or after `time`, if this replica knows of one.
+    /// The first message stored at or after `time`, by the leader: a replica that lags knows of none, or of a later one.
     pub async fn since(&self, time: SystemTime) -> Result<Option<Publication>, ReadError> {
         let start = OffsetDateTime::from(time).format(&Rfc3339).map_err(|e| ReadError::Refused(e.to_string()))?;
-        let batch = self.direct(&json!({"start_time": start, "batch": 1}), Backfill::Direct).await?;
-        Ok(batch.messages.into_iter().next())
+        let single = self.single(&json!({"start_time": start, "next_by_subj": ">"})).await?;
+        Ok(single.map(|single| single.publication))
     }
 
-    /// The newest message of every subject that matches, up to and including `bound`: not more than `most` subjects.
-    pub async fn last_per_subject(
-        &self,
-        filter: &Pattern,
-        bound: u64,
-        most: usize,
-    ) -> Result<Vec<Publication>, ReadError> {
-        let mut found = Vec::new();
-        for subjects in self.subjects(filter, most).await?.chunks(SUBJECTS) {
-            let mut from = 1;
-            loop {
-                let request =
-                    json!({"multi_last": subjects, "batch": subjects.len(), "up_to_seq": bound.max(1), "seq": from});
-                let batch = self.direct(&request, Backfill::LastPerTopic).await?;
-                from = batch.messages.last().map_or(from, |last| last.sequence + 1);
-                found.extend(batch.messages);
-                if !batch.more {
-                    break;
-                }
+    /// The newest message of each of these subjects, of which the leader has told that they have one. Not more than the
+    /// server takes at once: see [`SUBJECTS`].
+    ///
+    /// Any replica answers. Its word counts if it says that it knows the stream at least up to `bound`. With an upper bound in
+    /// the request it would not say that, so there is none: what is newer than [`Newest::through`] is left out.
+    pub async fn newest(&self, subjects: &[String], bound: u64) -> Result<Newest, ReadError> {
+        let mut newest = Newest { messages: Vec::new(), through: u64::MAX };
+        let mut from = 1;
+        loop {
+            let request = json!({"multi_last": subjects, "batch": subjects.len(), "seq": from});
+            let batch = self.direct(&request, Backfill::LastPerTopic).await?;
+            let through = batch.up_to.filter(|known| *known >= bound).ok_or(ReadError::Unavailable)?;
+            newest.through = newest.through.min(through);
+            from = batch.messages.last().map_or(from, |last| last.sequence + 1);
+            let progress = !batch.messages.is_empty();
+            newest.messages.extend(batch.messages);
+            if !batch.more {
+                break;
+            }
+            if !progress {
+                return Err(ReadError::Unavailable);
             }
         }
-        Ok(found)
+        newest.messages.retain(|publication| publication.sequence <= newest.through);
+        Ok(newest)
     }
 
-    /// The subjects that match and hold messages.
-    async fn subjects(&self, filter: &Pattern, most: usize) -> Result<Vec<String>, ReadError> {
+    /// The subjects that match and hold messages, by the leader.
+    pub async fn subjects(&self, filter: &Pattern, most: usize) -> Result<Vec<String>, ReadError> {
         let mut subjects = Vec::new();
         loop {
             let request = json!({"subjects_filter": filter.as_str(), "offset": subjects.len()});
@@ -198,7 +275,7 @@ impl Reader {
             }
             subjects.extend(page.into_keys());
             if subjects.len() > most {
-                return Err(ReadError::Refused(format!("more than {most} topics match")));
+                return Err(ReadError::TooMuch(TooMuch::Topics(most)));
             }
             if subjects.len() >= reply.total {
                 return Ok(subjects);
@@ -305,7 +382,10 @@ impl Reader {
                 batch.messages.push(self.noted(read));
                 None
             }
-            Reply::End { pending } => Some(Ok(pending > 0)),
+            Reply::End { pending, up_to } => {
+                batch.up_to = up_to;
+                Some(Ok(pending > 0))
+            }
             Reply::Nothing => Some(Ok(false)),
             Reply::Missing => {
                 self.totals.broker_error(BrokerFault::NoResponders);
@@ -328,5 +408,37 @@ impl Reader {
             self.metrics.invalid_message(fault);
         }
         read.publication
+    }
+}
+
+/// How long ago the leader was in contact with a majority, itself included, of `replicas` servers; `others` are those beside it.
+fn heard(others: &[PeerReply], replicas: usize) -> Option<Duration> {
+    let needed = replicas.max(others.len() + 1) / 2;
+    let mut ages: Vec<u64> = others.iter().filter(|peer| !peer.offline).map(|peer| peer.active).collect();
+    ages.sort_unstable();
+    match needed.checked_sub(1) {
+        None => Some(Duration::ZERO),
+        Some(last) => ages.get(last).copied().map(Duration::from_nanos),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_has_heard_of_a_majority_as_long_ago_as_of_the_last_it_needs() {
+        let peer = |active: u64| PeerReply { active, offline: false };
+        let gone = || PeerReply { active: 1, offline: true };
+        for (others, replicas, expected) in [
+            (vec![], 1, Some(0)),
+            (vec![], 3, None),
+            (vec![peer(5), peer(9)], 3, Some(5)),
+            (vec![gone(), peer(9)], 3, Some(9)),
+            (vec![gone(), gone()], 3, None),
+            (vec![peer(5), peer(9), peer(7), peer(8)], 5, Some(7)),
+        ] {
+            assert_eq!(heard(&others, replicas), expected.map(Duration::from_nanos), "{} of {replicas}", others.len());
+        }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! May use nothing else in this crate.
 
+pub mod byte_budget;
 pub mod drain;
 pub mod file_watch;
 pub mod tasks;
