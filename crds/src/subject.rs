@@ -69,6 +69,11 @@ impl Pattern {
         self.0.split('.')
     }
 
+    /// The pattern of these tokens, which are those of patterns.
+    pub(crate) fn of_tokens(tokens: &[&str]) -> Self {
+        Self(tokens.join("."))
+    }
+
     /// This pattern with `tail` behind it: `a.b` and `c.>` give `a.b.c.>`.
     pub fn join(&self, tail: &Self) -> Result<Self, PatternError> {
         format!("{}.{}", self.0, tail.0).parse()
