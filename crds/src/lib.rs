@@ -46,3 +46,4 @@ pub mod stream;
 pub mod subject;
 pub mod template;
 pub mod topic;
+pub mod topic_set;

@@ -74,6 +74,11 @@ impl Pattern {
         self.0.split('.')
     }
 
+    /// The pattern of these tokens, which are those of patterns.
+    pub(crate) fn of_tokens(tokens: &[&str]) -> Self {
+        Self(tokens.join("."))
+    }
+
     /// This subject with `tail` behind it: `a.b` and `c.>` give `a.b.c.>`. What NATS stores may be longer than what Tidings takes
     /// as input, so this never fails: a filter always has a pattern.
     pub fn join(&self, tail: &Self) -> Self {

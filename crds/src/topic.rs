@@ -6,11 +6,12 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
 
 use crate::subject::{Pattern, PatternError};
+
+pub use crate::topic_set::{MAX_FILTERS, TooManyTopics, TopicSet};
 
 /// How the topics of a channel and its NATS subjects correspond.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,10 +39,6 @@ pub enum TopicFilter {
     /// The topics a pattern matches; never the empty one.
     Pattern(Pattern),
 }
-
-/// Several filters as one: a topic passes if any of them lets it pass. Sorted, and free of filters that another contains. Cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TopicSet(Arc<[TopicFilter]>);
 
 // === impl TopicSpace ===
 
@@ -124,10 +121,6 @@ impl TopicFilter {
             (Self::Empty, Self::Pattern(_)) | (Self::Pattern(_), Self::Empty) => None,
         }
     }
-
-    fn contains(&self, other: &Self) -> bool {
-        self.intersect(other).as_ref() == Some(other)
-    }
 }
 
 impl FromStr for TopicFilter {
@@ -148,67 +141,12 @@ impl fmt::Display for TopicFilter {
     }
 }
 
-// === impl TopicSet ===
-
-impl TopicSet {
-    /// Every topic.
-    pub fn all() -> Self {
-        static ALL: LazyLock<TopicSet> = LazyLock::new(|| TopicSet([TopicFilter::All].into()));
-        ALL.clone()
-    }
-
-    /// The union of these filters; `None` of no filters at all.
-    pub fn new(filters: impl IntoIterator<Item = TopicFilter>) -> Option<Self> {
-        let mut filters: Vec<_> = filters.into_iter().collect();
-        filters.sort();
-        filters.dedup();
-        let kept: Vec<_> = filters
-            .iter()
-            .filter(|one| !filters.iter().any(|other| other != *one && other.contains(one)))
-            .cloned()
-            .collect();
-        (!kept.is_empty()).then(|| Self(kept.into()))
-    }
-
-    /// The union of all pairwise intersections: what is both asked for and granted.
-    pub fn intersect(&self, other: &Self) -> Option<Self> {
-        // Most ask for everything, or may have everything.
-        match (self.is_all(), other.is_all()) {
-            (true, _) => return Some(other.clone()),
-            (_, true) => return Some(self.clone()),
-            (false, false) => {}
-        }
-        let both = Self::new(self.0.iter().flat_map(|a| other.0.iter().filter_map(|b| a.intersect(b))))?;
-        // Subscribers are many: one that may have all it asks for keeps no second copy.
-        Some([other, self].into_iter().find(|one| **one == both).cloned().unwrap_or(both))
-    }
-
-    /// Whether any filter lets `topic` pass.
-    pub fn matches(&self, topic: &str) -> bool {
-        self.0.iter().any(|filter| filter.matches(topic))
-    }
-
-    /// Whether every topic passes.
-    pub fn is_all(&self) -> bool {
-        self.0.contains(&TopicFilter::All)
-    }
-
-    /// The filters, sorted.
-    pub fn filters(&self) -> &[TopicFilter] {
-        &self.0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn base() -> TopicSpace {
         TopicSpace::Below { base: "tidings.shop.orders".parse().unwrap() }
-    }
-
-    fn set(filters: &[&str]) -> TopicSet {
-        TopicSet::new(filters.iter().map(|f| f.parse().unwrap())).unwrap()
     }
 
     #[test]
@@ -249,20 +187,5 @@ mod tests {
             assert!(patterns.iter().any(|pattern| pattern.matches(&subject)), "{topic}");
             assert_eq!(base().topic(&subject), Some(&*topic));
         }
-    }
-
-    #[test]
-    fn the_empty_topic_passes_no_pattern() {
-        assert!(!set(&[">"]).matches(""));
-        assert!(set(&["."]).matches("") && TopicSet::all().matches(""));
-    }
-
-    #[test]
-    fn a_set_drops_what_another_filter_contains() {
-        assert_eq!(set(&["a.b", "a.>", "a.*", "."]), set(&[".", "a.>"]));
-        assert_eq!(set(&["a.>", "b"]).intersect(&set(&["*.x", "c"])), Some(set(&["a.x"])));
-        assert_eq!(set(&["a"]).intersect(&set(&["b"])), None);
-        assert_eq!(TopicSet::all().intersect(&set(&["b"])), Some(set(&["b"])));
-        assert_eq!(TopicSet::new([]), None);
     }
 }

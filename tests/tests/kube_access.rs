@@ -261,6 +261,55 @@ async fn who_brings_tokens_of_nobody_is_not_asked_about_any_more_and_keeps_nobod
     Ok(())
 }
 
+/// A good token without any right, used for ever more channels that may or may not exist.
+#[tokio::test]
+async fn one_identity_causes_a_bounded_number_of_questions_and_none_once_it_is_gone() -> Result<()> {
+    let cluster = KubeCluster::shared().await?;
+    let release = KubeRelease::install(cluster, "tidings").await?;
+    let tenant = cluster.namespace("tenant").await?;
+    let house = House::open(&release.gateway_kubeconfig().await?).await;
+    let orders = house.site.channel(token_channel(tenant.name(), "orders")).await;
+    for name in ["curious", "subscriber"] {
+        account(cluster, &tenant, name).await?;
+    }
+    let of = format!("--serviceaccount={}:subscriber", tenant.name());
+    bind(cluster, &tenant, "subscriber", "tidings-subscriber", &of).await?;
+    let curious = cluster.token(tenant.name(), "curious", &["tidings"]).await?;
+    let subscriber = cluster.token(tenant.name(), "subscriber", &["tidings"]).await?;
+    let asked = async || house.site.gateways[0].metrics().await.sum("tidings_reviews_total");
+    let mut statuses = Vec::new();
+    for part in 0..20 {
+        let crowd: Vec<_> = (0..100)
+            .map(|number| {
+                let channel = token_channel(tenant.name(), &format!("c{part}-{number}"));
+                let url = house.site.url(0, &channel, &[]);
+                let head = Request::new(Method::HEAD, url).from([127, 0, 0, 2].into());
+                let head = head.header("authorization", format!("Bearer {curious}"));
+                tokio::spawn(async move { head.send().await.status.as_u16() })
+            })
+            .collect();
+        for one in crowd {
+            statuses.push(one.await?);
+        }
+    }
+    let refused = statuses.iter().filter(|status| **status == 404).count();
+    let later = statuses.iter().filter(|status| **status == 503).count();
+    assert_eq!(refused + later, 2_000, "{statuses:?}");
+    // A thousand in half a minute; the crowd may have taken longer than that.
+    assert!(later > 0 && refused >= 1_000, "{refused} were asked about");
+
+    // Nobody else has to wait, and only what the open stream holds is asked about again.
+    let mut source = house.subscribe(&orders, &subscriber).await;
+    let before = asked().await;
+    eventually(PATIENCE, "the stream's right was asked for again, twice", || async { asked().await >= before + 4.0 })
+        .await;
+    let after = asked().await;
+    assert!(after <= before + 6.0, "{} questions were asked in the time of two", after - before);
+    house.site.publisher(&orders).await.publish("all", "x").await;
+    assert_eq!(source.next_event().await.data, "x");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_removed_binding_and_a_deleted_account_end_open_streams_within_a_minute() -> Result<()> {
     let cluster = KubeCluster::shared().await?;

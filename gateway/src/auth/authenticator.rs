@@ -153,7 +153,10 @@ impl Authority {
             NoKeys::Unknown => Unknown::Token(TokenFault::Key),
             NoKeys::Unavailable => Unknown::Unavailable,
         })?;
-        let verified = unverified.verify(issuer, &keys, SystemTime::now()).map_err(Unknown::Token)?;
+        let verified = unverified.verify(issuer, &keys, SystemTime::now()).map_err(|fault| match fault {
+            TokenFault::Signature if keyring.misses_a_secret() => Unknown::Unavailable,
+            fault => Unknown::Token(fault),
+        })?;
         Ok(Principal::new(issuer.name.clone(), verified))
     }
 
@@ -173,7 +176,7 @@ impl Authority {
             .map_err(|_| Unknown::Unavailable)?;
         let identity = identity.ok_or(Unknown::Token(TokenFault::Denied))?;
         let principal = Arc::new(not_denied(identity.principal(claims, until), settings)?);
-        let verdict = self.reviews.verdict(token, &identity, errand).await.map_err(|_| Unknown::Unavailable)?;
+        let verdict = self.reviews.verdict(token, until, &identity, errand).await.map_err(|_| Unknown::Unavailable)?;
         Ok(Caller { principal, provenance: credential.provenance.clone(), verdict: Some(verdict) })
     }
 

@@ -68,8 +68,11 @@ struct WrittenGrant {
 pub const OWN_GRANTS: &str = "tidings";
 
 /// The most filters that the templates of a channel make of one token's claims, and that a token grants by itself. What
-/// is beyond is not granted. They are compared pairwise: 256 × 256 comparisons of short texts are some milliseconds.
+/// is beyond is not granted.
 pub const MAX_FILTERS: usize = 256;
+
+/// The most values that are tried in the templates of a channel, whether they make a filter or not.
+const MAX_TRIES: usize = 4 * MAX_FILTERS;
 
 // === impl OwnGrants ===
 
@@ -138,7 +141,8 @@ fn filter(text: &str) -> Option<TopicFilter> {
 /// whose result is no topic, grants nothing.
 pub fn expanded(templates: &[String], claims: &Claims) -> Vec<TopicFilter> {
     let templates = templates.iter().filter_map(|text| text.parse::<TopicTemplate>().ok());
-    templates.flat_map(|template| expand(&template, claims)).take(MAX_FILTERS).collect()
+    let mut tries = MAX_TRIES;
+    templates.flat_map(|template| expand(&template, claims, &mut tries)).take(MAX_FILTERS).collect()
 }
 
 /// The filters among a channel's templates that need no claims.
@@ -146,7 +150,7 @@ pub fn without_claims(templates: &[String]) -> impl Iterator<Item = TopicFilter>
     templates.iter().filter_map(|text| text.parse::<TopicTemplate>().ok()?.filter())
 }
 
-fn expand(template: &TopicTemplate, claims: &Claims) -> Vec<TopicFilter> {
+fn expand(template: &TopicTemplate, claims: &Claims, tries: &mut usize) -> Vec<TopicFilter> {
     if let Some(filter) = template.filter() {
         return vec![filter];
     }
@@ -157,7 +161,8 @@ fn expand(template: &TopicTemplate, claims: &Claims) -> Vec<TopicFilter> {
             Part::Claim(name) => {
                 let values: Vec<String> = claims.values(name).iter().filter_map(|value| encoded(value)).collect();
                 let all = texts.iter().flat_map(|made| values.iter().map(move |value| format!("{made}{value}")));
-                texts = all.take(MAX_FILTERS).collect();
+                texts = all.take(MAX_FILTERS.min(*tries)).collect();
+                *tries = tries.saturating_sub(texts.len());
             }
         }
     }
@@ -200,6 +205,19 @@ mod tests {
     fn no_claims_make_more_filters_than_can_be_compared() {
         let many: Vec<String> = (0..300).map(|n| n.to_string()).collect();
         assert_eq!(made(&["{g}.{g}.{g}", "{g}"], json!({"g": many})).len(), MAX_FILTERS);
+    }
+
+    #[test]
+    fn values_that_make_no_topic_are_not_tried_for_ever() {
+        let many: Vec<String> = (0..256).map(|n| format!("{n:0>20}")).collect();
+        let (mut templates, long) = (vec!["x".repeat(250) + "{g}"; 60], "{g}".to_owned());
+        templates.push(long);
+        let filters = expanded(&templates, &claims(json!({"g": many})));
+        assert!(filters.len() <= MAX_FILTERS && filters.iter().all(|filter| filter.to_string().len() < 255));
+        let mut tries = MAX_TRIES;
+        let template: TopicTemplate = templates.first().unwrap().parse().unwrap();
+        (0..60).for_each(|_| drop(expand(&template, &claims(json!({"g": many})), &mut tries)));
+        assert_eq!(tries, 0);
     }
 
     #[test]

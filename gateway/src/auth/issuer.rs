@@ -186,8 +186,8 @@ fn is_loopback(url: &Uri) -> bool {
     host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// As the schema of the Channel has it.
-fn is_name(text: &str) -> bool {
+/// Whether it is a DNS label, as the names of Channels, namespaces and issuers are.
+pub fn is_name(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }

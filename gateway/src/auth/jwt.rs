@@ -4,6 +4,7 @@
 //! key. `jku`, `x5u` and `jwk` in a token are never looked at: a token does not choose where its key comes from.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
@@ -16,9 +17,9 @@ use crate::auth::claims::Claims;
 use crate::auth::issuer::Issuer;
 use crate::metrics::label::closed_set;
 
-/// A token as it stands in a request. It is never shown.
+/// A token as it stands in a request. It is never shown. Cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Box<str>);
+pub struct Secret(Arc<str>);
 
 /// A token that was read and not verified: good for choosing a key, and for nothing else.
 #[derive(Clone, Debug)]
@@ -56,6 +57,8 @@ closed_set! {
         Signature = "signature",
         /// A claim that is required is missing or is not what it should be.
         Claim = "claim",
+        /// Its `sub` or `jti` is something else than a text.
+        Subject = "subject",
         /// Made for somebody else.
         Audience = "audience",
         /// Too old.
@@ -88,7 +91,7 @@ const MAX_KEY_ID_BYTES: usize = 256;
 
 impl Secret {
     /// Hides this token.
-    pub fn new(token: impl Into<Box<str>>) -> Self {
+    pub fn new(token: impl Into<Arc<str>>) -> Self {
         Self(token.into())
     }
 
@@ -107,7 +110,7 @@ impl fmt::Debug for Secret {
 // === impl Unverified ===
 
 impl<'t> Unverified<'t> {
-    /// Reads the compact form.
+    /// Reads the compact form. `sub` and `jti` are texts from here on, or absent.
     pub fn read(token: &'t str) -> Result<Self, TokenFault> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenFault::TooLarge);
@@ -123,7 +126,12 @@ impl<'t> Unverified<'t> {
         if header.kid.as_ref().is_some_and(|kid| kid.len() > MAX_KEY_ID_BYTES) {
             return Err(TokenFault::Malformed);
         }
-        Ok(Self { signed, signature, algorithm: header.alg, key_id: header.kid, claims: part(payload)? })
+        let claims: Map<String, Value> = part(payload)?;
+        // Grants, limits, the deny list and logs must not read them differently.
+        if ["sub", "jti"].iter().any(|name| claims.get(*name).is_some_and(|value| !value.is_string())) {
+            return Err(TokenFault::Subject);
+        }
+        Ok(Self { signed, signature, algorithm: header.alg, key_id: header.kid, claims })
     }
 
     /// Who claims to have made it.
@@ -227,6 +235,7 @@ impl TokenFault {
             Self::Key => "the token is signed with a key that its issuer does not have",
             Self::Signature => "the token's signature is not its issuer's",
             Self::Claim => "the token lacks exp, or a time in it is not a number",
+            Self::Subject => "the token's sub or jti is not a string (RFC 7519, sections 4.1.2 and 4.1.7)",
             Self::Audience => "the token is made for another audience",
             Self::Expired => "the token has expired: get a new one",
             Self::NotYet => "the token does not count yet",
@@ -344,6 +353,21 @@ pub(crate) mod tests {
             assert_eq!(Unverified::read(token).err(), Some(TokenFault::Malformed), "{token}");
         }
         assert_eq!(Unverified::read(&"a".repeat(MAX_TOKEN_BYTES + 1)).err(), Some(TokenFault::TooLarge));
+    }
+
+    #[test]
+    fn a_subject_and_a_token_id_are_texts_or_absent() {
+        let read = |claims: Value| {
+            let token = signed(&JwtHeader::default(), &claims);
+            Unverified::read(&token).map(|read| read.into_claims().text("sub").map(str::to_owned))
+        };
+        for name in ["sub", "jti"] {
+            for value in [json!(42), json!(4.2), json!(["42"]), json!({"id": "42"}), json!(true), Value::Null] {
+                assert_eq!(read(json!({ name: value.clone() })), Err(TokenFault::Subject), "{name}: {value}");
+            }
+        }
+        assert_eq!(read(json!({"sub": "42", "jti": "t1"})), Ok(Some("42".to_owned())));
+        assert_eq!(read(json!({})), Ok(None));
     }
 
     #[test]

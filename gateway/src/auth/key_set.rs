@@ -98,8 +98,11 @@ impl KeySet {
     }
 
     /// Secrets as they stand in files; a line break at the end is the editor's.
-    pub fn from_secrets(secrets: &[Vec<u8>], algorithms: &[Algorithm]) -> Result<Self, KeySetError> {
-        let keys = secrets.iter().map(|secret| {
+    pub fn from_secrets<'s>(
+        secrets: impl IntoIterator<Item = &'s Vec<u8>>,
+        algorithms: &[Algorithm],
+    ) -> Result<Self, KeySetError> {
+        let keys = secrets.into_iter().map(|secret| {
             let secret = secret.strip_suffix(b"\n").unwrap_or(secret);
             let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
             if secret.len() < MIN_SECRET_BYTES {

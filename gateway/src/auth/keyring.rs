@@ -12,9 +12,10 @@ use tracing::{info, warn};
 
 use crate::auth::issuer::{Issuer, KeySource};
 use crate::auth::jwks_client::fetch;
-use crate::auth::key_set::{KeySet, Lookup, REFRESH, Ring};
+use crate::auth::key_files::{KeyFiles, Look};
+use crate::auth::key_set::{KeySet, KeySetError, Lookup, REFRESH, Ring};
 use crate::metrics::registry::{KeyRead, Metrics};
-use crate::runtime::file_watch::{LOOK, Watched};
+use crate::runtime::file_watch::LOOK;
 
 /// The keys of one issuer.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct Keyring {
     missed: Notify,
     /// Counts the answers.
     answers: watch::Sender<u64>,
+    /// When a failure was logged last.
+    told: Mutex<Option<Instant>>,
 }
 
 /// Why there are no keys for a token.
@@ -36,6 +39,9 @@ pub enum NoKeys {
     Unavailable,
 }
 
+/// How often a failure that lasts is logged.
+const TELL_AGAIN_AFTER: Duration = Duration::from_secs(300);
+
 /// Longer than one fetch takes at most.
 const PATIENCE: Duration = Duration::from_secs(7);
 
@@ -44,7 +50,13 @@ const PATIENCE: Duration = Duration::from_secs(7);
 impl Keyring {
     /// The keys of this issuer, unknown until [`Keyring::follow`] runs.
     pub fn new(issuer: Arc<Issuer>) -> Self {
-        Self { issuer, ring: Mutex::default(), missed: Notify::new(), answers: watch::Sender::new(0) }
+        Self {
+            issuer,
+            ring: Mutex::default(),
+            missed: Notify::new(),
+            answers: watch::Sender::new(0),
+            told: Mutex::default(),
+        }
     }
 
     /// Whose keys they are.
@@ -55,6 +67,12 @@ impl Keyring {
     /// Whether any key is known.
     pub fn has_keys(&self) -> bool {
         self.ring.lock().known().is_some()
+    }
+
+    /// Whether a token that none of the known secrets has signed may be signed with one that cannot be read now. Keys of a set are
+    /// named; secrets are not.
+    pub fn misses_a_secret(&self) -> bool {
+        matches!(self.issuer.keys, KeySource::Secret { .. }) && self.ring.lock().is_failing()
     }
 
     /// The keys that a token may be signed with, asked for once more if there is none.
@@ -88,32 +106,27 @@ impl Keyring {
                 }
                 self.until_due().await;
             },
-            KeySource::File(file) => {
-                let mut file = Watched::new(file);
+            KeySource::File(_) | KeySource::Secret { .. } => {
+                let Some(mut files) = KeyFiles::of(&self.issuer.keys, &self.issuer.algorithms) else { return };
                 loop {
-                    match file.look() {
-                        Ok(Some(document)) => {
-                            self.take(KeySet::from_jwks(&document, &self.issuer.algorithms), metrics);
-                        }
-                        Ok(None) => self.ring.lock().confirmed(Instant::now()),
-                        Err(error) => self.failed(&error, metrics),
-                    }
+                    self.look(&mut files, metrics);
                     tokio::time::sleep(LOOK).await;
                 }
             }
-            KeySource::Secret { file, previous } => {
-                let mut files: Vec<Watched> =
-                    [Some(file), previous.as_ref()].into_iter().flatten().map(Watched::new).collect();
-                let mut secrets: Vec<Vec<u8>> = vec![Vec::new(); files.len()];
-                loop {
-                    match look(&mut files, &mut secrets) {
-                        Ok(true) => self.take(KeySet::from_secrets(&secrets, &self.issuer.algorithms), metrics),
-                        Ok(false) => self.ring.lock().confirmed(Instant::now()),
-                        Err(error) => self.failed(&error, metrics),
-                    }
-                    tokio::time::sleep(LOOK).await;
-                }
-            }
+        }
+    }
+
+    /// Looks at the files once.
+    fn look(&self, files: &mut KeyFiles, metrics: &Metrics) {
+        let Look { keys, fault } = files.look(Instant::now());
+        let changed = keys.is_some();
+        if let Some(keys) = keys {
+            self.take(Ok(keys), metrics);
+        }
+        match fault {
+            Some(fault) => self.failed(&fault, metrics),
+            None if !changed => self.ring.lock().confirmed(Instant::now()),
+            None => {}
         }
     }
 
@@ -135,7 +148,7 @@ impl Keyring {
         }
     }
 
-    fn take(&self, read: Result<KeySet, crate::auth::key_set::KeySetError>, metrics: &Metrics) {
+    fn take(&self, read: Result<KeySet, KeySetError>, metrics: &Metrics) {
         match read {
             Ok(set) => {
                 let keys = set.len();
@@ -151,7 +164,7 @@ impl Keyring {
     fn failed(&self, error: &dyn std::error::Error, metrics: &Metrics) {
         metrics.keys_read(KeyRead::Failed);
         let known = self.has_keys();
-        if !self.ring.lock().is_failing() {
+        if self.is_to_be_told(Instant::now()) {
             let cause = chain(error);
             warn!(
                 issuer = &*self.issuer.name,
@@ -163,24 +176,23 @@ impl Keyring {
         self.answered(None);
     }
 
+    /// Whether a failure is the first one, or has lasted so long that it is told again: a key that was withdrawn counts until then.
+    fn is_to_be_told(&self, now: Instant) -> bool {
+        let mut told = self.told.lock();
+        let is_due = !self.ring.lock().is_failing()
+            || told.is_none_or(|at| now.saturating_duration_since(at) >= TELL_AGAIN_AFTER);
+        if is_due {
+            *told = Some(now);
+        }
+        is_due
+    }
+
     /// Whether the answer brought anything new.
     fn answered(&self, set: Option<KeySet>) -> bool {
         let news = self.ring.lock().answered(set, Instant::now());
         self.answers.send_modify(|count| *count += 1);
         news
     }
-}
-
-/// Whether any of the files has changed.
-fn look(files: &mut [Watched], contents: &mut [Vec<u8>]) -> std::io::Result<bool> {
-    let mut changed = false;
-    for (file, content) in files.iter_mut().zip(contents) {
-        if let Some(bytes) = file.look()? {
-            changed |= bytes != *content;
-            *content = bytes;
-        }
-    }
-    Ok(changed)
 }
 
 /// An error with everything that caused it.

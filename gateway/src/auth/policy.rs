@@ -6,7 +6,7 @@
 
 use tidings_crds::channel::AccessMode;
 use tidings_crds::route::{Route, RouteGrant};
-use tidings_crds::topic::TopicSet;
+use tidings_crds::topic::{TopicFilter, TopicSet};
 
 use crate::auth::grant::{Action, expanded, without_claims};
 use crate::auth::issuer::KUBERNETES;
@@ -19,32 +19,42 @@ pub fn is_public(route: &Route, action: Action) -> bool {
 
 /// The topics of a channel that a caller may have; everybody's, without one.
 pub fn granted(route: &Route, action: Action, caller: Option<&Caller>) -> Option<TopicSet> {
+    TopicSet::new(filters(route, action, caller))
+}
+
+/// Whether a caller, or everybody without one, may have this topic.
+pub fn permits(route: &Route, action: Action, caller: Option<&Caller>, topic: &str) -> bool {
+    filters(route, action, caller).iter().any(|filter| filter.matches(topic))
+}
+
+fn filters(route: &Route, action: Action, caller: Option<&Caller>) -> Vec<TopicFilter> {
     let grant = direction(route, action);
     match (grant.mode, caller) {
-        (AccessMode::Public, _) => TopicSet::new(without_claims(&grant.topics)),
+        (AccessMode::Public, _) => without_claims(&grant.topics).collect(),
         (AccessMode::Token, Some(caller)) => to_bearer(route, action, grant, caller),
-        (AccessMode::Token, None) | (AccessMode::Disabled, _) => None,
+        (AccessMode::Token, None) | (AccessMode::Disabled, _) => Vec::new(),
     }
 }
 
-fn to_bearer(route: &Route, action: Action, grant: &RouteGrant, caller: &Caller) -> Option<TopicSet> {
+fn to_bearer(route: &Route, action: Action, grant: &RouteGrant, caller: &Caller) -> Vec<TopicFilter> {
     let principal = &caller.principal;
     let accepted =
         route.access.issuers.as_ref().is_none_or(|names| names.iter().any(|name| **name == *principal.issuer));
     if !accepted || !caller.provenance.suits(route) {
-        return None;
+        return Vec::new();
     }
     if *principal.issuer == *KUBERNETES {
         // RBAC grants a channel as a whole; topics that the Channel lists narrow it.
         let allowed = caller.verdict.as_ref().is_some_and(|verdict| verdict.is_allowed());
         return match (allowed, grant.topics.is_empty()) {
-            (false, _) => None,
-            (true, true) => Some(TopicSet::all()),
-            (true, false) => TopicSet::new(expanded(&grant.topics, &principal.claims)),
+            (false, _) => Vec::new(),
+            (true, true) => vec![TopicFilter::All],
+            (true, false) => expanded(&grant.topics, &principal.claims),
         };
     }
-    let own = principal.own.topics(action, &route.namespace, &route.name);
-    TopicSet::new(expanded(&grant.topics, &principal.claims).into_iter().chain(own))
+    let mut filters = expanded(&grant.topics, &principal.claims);
+    filters.extend(principal.own.topics(action, &route.namespace, &route.name));
+    filters
 }
 
 fn direction(route: &Route, action: Action) -> &RouteGrant {
@@ -83,7 +93,7 @@ pub(crate) mod tests {
 
     /// What a caller receives of what it asks for, as [`crate::http::router`] has it.
     pub(crate) fn entitled(route: &Route, caller: Option<&Caller>, asked: &TopicSet) -> Option<TopicSet> {
-        granted(route, Action::Subscribe, caller)?.intersect(asked)
+        granted(route, Action::Subscribe, caller)?.intersect(asked).unwrap()
     }
 
     fn set(filters: &[&str]) -> TopicSet {

@@ -1,28 +1,30 @@
 //! Asks a Kubernetes API server about identities, remembers its answers for a short while, and asks again for as long as
-//! a stream stands on one.
+//! an open stream holds one.
 //!
-//! What is asked and what an answer means is in [`super::token_review`]. With the API server away nobody new is let in; streams that are
-//! open stay, until their tokens expire.
+//! What is asked and what an answer means is in [`super::token_review`]; what is remembered, and until when, in
+//! [`super::review_table`]; how much one client may cause in [`super::review_budget`]. With the API server away nobody new is let
+//! in; streams that are open stay, until their tokens expire.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, OnceCell, Semaphore};
 use tracing::warn;
 
 use crate::auth::authenticator::Errand;
 use crate::auth::current_settings::Rules;
-use crate::auth::grant::Action;
+use crate::auth::issuer::is_name;
 use crate::auth::jwt::Secret;
 use crate::auth::principal::Verdict;
+use crate::auth::review_budget::ReviewBudget;
+use crate::auth::review_table::{AGAIN_AFTER, GOOD_FOR, Known, Question, ReviewTable, Right, hash};
 use crate::auth::token_review::{self, Identity};
-use crate::auth::unknown_token_limit::Strangers;
 use crate::channel::hub::Hub;
 use crate::limits::client::Client;
 use crate::metrics::registry::{Metrics, Review};
@@ -33,11 +35,9 @@ pub struct Reviews {
     metrics: Arc<Metrics>,
     /// Made with the first question: most installations never ask one.
     client: OnceCell<kube::Client>,
-    identities: Mutex<HashMap<TokenHash, Arc<Asked<Known>>>>,
-    verdicts: Mutex<HashMap<Question, Arc<Right>>>,
+    table: Mutex<ReviewTable>,
+    budget: Mutex<ReviewBudget>,
     permits: Semaphore,
-    /// Who has brought tokens of nobody.
-    strangers: Mutex<Strangers>,
     /// Whether the last question had no answer.
     failing: AtomicBool,
     /// Channels on which somebody's right has changed.
@@ -49,65 +49,28 @@ pub struct Reviews {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Away;
 
-/// Whose token it is, if anybody's.
-type Known = Option<Arc<Identity>>;
-
-/// Tokens are not kept where their hash will do.
-type TokenHash = [u8; 32];
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Question {
-    token: TokenHash,
-    action: Action,
-    namespace: String,
-    name: String,
+/// Who causes a question.
+#[derive(Clone, Copy, Debug)]
+enum Cause {
+    /// A request with a token that is not known yet.
+    Token(Client),
+    /// A request of this identity.
+    Access(Client, u128),
+    /// An open stream.
+    Stream,
 }
 
-/// One right, and the token that it is asked for with.
-#[derive(Debug)]
-struct Right {
-    token: Secret,
-    verdict: Arc<Verdict>,
-    asked: Asked<()>,
-}
-
-/// An answer and when it was given. One asks, the others wait for the same answer.
-#[derive(Debug, Default)]
-struct Asked<T> {
-    answer: Mutex<Option<(Instant, T)>>,
-    flight: tokio::sync::Mutex<()>,
-}
-
-/// How long an answer counts for newcomers. An API server itself remembers tokens of a deleted account for 10 s.
-const GOOD_FOR: Duration = Duration::from_secs(30);
-
-/// How old an answer becomes that a stream stands on, before it is asked for again.
-const AGAIN_AFTER: Duration = Duration::from_secs(20);
-
-/// How often to look for those.
+/// How often to look for answers that are to be asked for again.
 const TICK: Duration = Duration::from_secs(5);
 
 /// For one answer.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Questions at the same time: an answer takes about 3 ms.
-const AT_ONCE: usize = 16;
+/// Questions of newcomers at the same time: an answer takes about 3 ms.
+const AT_ONCE: usize = 12;
 
-/// Answers remembered at most; in half a minute nobody asks as much in good faith.
-const REMEMBERED: usize = 20_000;
-
-// === impl Asked ===
-
-impl<T: Clone> Asked<T> {
-    fn younger_than(&self, age: Duration) -> Option<T> {
-        let answer = self.answer.lock();
-        answer.as_ref().filter(|(at, _)| at.elapsed() < age).map(|(_, answer)| answer.clone())
-    }
-
-    fn set(&self, answer: T) {
-        *self.answer.lock() = Some((Instant::now(), answer));
-    }
-}
+/// Questions of open streams at the same time, on top of that: newcomers never wait for them.
+const AGAIN_AT_ONCE: usize = 4;
 
 // === impl Reviews ===
 
@@ -118,140 +81,151 @@ impl Reviews {
             rules,
             metrics,
             client: OnceCell::new(),
-            identities: Mutex::default(),
-            verdicts: Mutex::default(),
+            table: Mutex::default(),
+            budget: Mutex::default(),
             permits: Semaphore::new(AT_ONCE),
-            strangers: Mutex::default(),
             failing: AtomicBool::new(false),
             changed: Mutex::default(),
             news: Notify::new(),
         }
     }
 
-    /// Whose token it is, that this client has brought; `None` if it is nobody's. A client that has brought too many of those gets no
-    /// answer about another one.
+    /// Whose token it is, that this client has brought; `None` if it is nobody's. A client that has spent its budget gets no answer
+    /// about a token that is not known.
     pub async fn identity(&self, token: &Secret, audiences: &[String], client: Client) -> Result<Known, Away> {
-        self.identity_within(token, audiences, GOOD_FOR, Some(client)).await
+        if self.table.lock().known_identity(&hash(token)).is_none()
+            && self.budget.lock().is_spent(client, Instant::now())
+        {
+            self.metrics.review_limited(Review::Token);
+            return Err(Away);
+        }
+        self.identity_within(token, audiences, GOOD_FOR, Cause::Token(client)).await
     }
 
-    /// Whether the bearer of a token may do that. The verdict is kept up to date for as long as somebody holds it.
-    pub async fn verdict(&self, token: &Secret, identity: &Identity, errand: Errand<'_>) -> Result<Arc<Verdict>, Away> {
-        let Errand { action, namespace, name, client: _ } = errand;
-        let question = Question { token: hash(token), action, namespace: namespace.to_owned(), name: name.to_owned() };
-        let right = {
-            let mut verdicts = self.verdicts.lock();
-            if verdicts.len() >= REMEMBERED {
-                verdicts.retain(|_, right| right.is_needed());
-            }
-            if verdicts.len() >= REMEMBERED && !verdicts.contains_key(&question) {
-                return Err(Away);
-            }
-            let new = || Arc::new(Right { token: token.clone(), verdict: Arc::default(), asked: Asked::default() });
-            verdicts.entry(question.clone()).or_insert_with(new).clone()
-        };
+    /// Whether the bearer of a token, which expires at `until`, may do that. The verdict is kept up to date for as long as somebody
+    /// holds it.
+    pub async fn verdict(
+        &self,
+        token: &Secret,
+        until: SystemTime,
+        identity: &Identity,
+        errand: Errand<'_>,
+    ) -> Result<Arc<Verdict>, Away> {
+        let Errand { action, namespace, name, client } = errand;
+        // No Channel can have another name, so the cluster is not asked about one.
+        if !is_name(namespace) || !is_name(name) {
+            return Ok(Arc::new(Verdict::new(false)));
+        }
+        let question = Question { token: hash(token), action, namespace: namespace.into(), name: name.into() };
+        let now = Instant::now();
+        let left = until.duration_since(SystemTime::now()).unwrap_or_default().min(FAR);
+        let right = self.table.lock().right(&question, token, now + left, now);
         let _flight = right.asked.flight.lock().await;
-        if right.asked.younger_than(GOOD_FOR).is_none() {
-            let allowed = self.is_allowed(identity, action, namespace, name).await?;
+        if right.asked.younger_than(GOOD_FOR, Instant::now()).is_none() {
+            let cause = Cause::Access(client, identity.fingerprint());
+            let allowed = self.is_allowed(identity, &question, cause).await?;
             self.decide(&right, &question, allowed);
         }
         Ok(right.verdict.clone())
     }
 
-    /// Asks again for what streams stand on, for ever, and has them look when an answer is another one.
+    /// Keeps the answers up to date that open streams hold, for ever, and has streams look when an answer is another one.
     pub async fn follow(&self, hub: Hub) {
-        let mut ticks = tokio::time::interval(TICK);
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => self.again().await,
-                () = self.news.notified() => {}
+        let again = async {
+            let mut ticks = tokio::time::interval(TICK);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                self.again().await;
             }
-            let changed = std::mem::take(&mut *self.changed.lock());
-            if !changed.is_empty() {
-                self.rules.changed();
-                changed.iter().for_each(|key| hub.recheck(Some(key)));
+        };
+        let tell = async {
+            loop {
+                self.news.notified().await;
+                let changed = std::mem::take(&mut *self.changed.lock());
+                if !changed.is_empty() {
+                    self.rules.changed();
+                    changed.iter().for_each(|key| hub.recheck(Some(key)));
+                }
+            }
+        };
+        tokio::join!(again, tell);
+    }
+
+    /// One pass over what is due. Without an answer the rest waits for the next pass: nothing is asked in a row in vain.
+    async fn again(&self) {
+        let due = self.table.lock().due(Instant::now());
+        let asked = due.into_iter().map(|(question, right)| async move { self.ask_again(&question, &right).await });
+        let mut answers = stream::iter(asked).buffer_unordered(AGAIN_AT_ONCE);
+        while let Some(answer) = answers.next().await {
+            if answer.is_err() {
+                return;
             }
         }
     }
 
-    async fn again(&self) {
-        let old: Vec<(Question, Arc<Right>)> = {
-            self.identities.lock().retain(|_, asked| asked.younger_than(GOOD_FOR).is_some());
-            let mut verdicts = self.verdicts.lock();
-            verdicts.retain(|_, right| right.is_needed());
-            let due = verdicts.iter().filter(|(_, right)| right.asked.younger_than(AGAIN_AFTER).is_none());
-            due.map(|(question, right)| (question.clone(), right.clone())).collect()
-        };
-        let asked = old.iter().map(|(question, right)| self.ask_again(question, right));
-        futures_util::future::join_all(asked).await;
-    }
-
-    async fn ask_again(&self, question: &Question, right: &Right) {
+    async fn ask_again(&self, question: &Question, right: &Right) -> Result<(), Away> {
         let settings = self.rules.settings();
-        let Some(kubernetes) = &settings.kubernetes else { return };
-        let allowed = match self.identity_within(&right.token, &kubernetes.audiences, AGAIN_AFTER / 2, None).await {
-            Ok(None) => Ok(false),
-            Ok(Some(identity)) => {
-                let Question { action, namespace, name, .. } = question;
-                self.is_allowed(&identity, *action, namespace, name).await
+        let Some(kubernetes) = &settings.kubernetes else { return Ok(()) };
+        let answer = async {
+            match self.identity_within(&right.token, &kubernetes.audiences, AGAIN_AFTER / 2, Cause::Stream).await? {
+                None => Ok(false),
+                Some(identity) => self.is_allowed(&identity, question, Cause::Stream).await,
             }
-            Err(away) => Err(away),
         };
         // Without an answer the last one stays, for those who are here.
-        if let Ok(allowed) = allowed {
-            self.decide(right, question, allowed);
+        match answer.await {
+            Ok(allowed) => {
+                self.decide(right, question, allowed);
+                Ok(())
+            }
+            Err(away) => {
+                right.asked.failed(Instant::now());
+                Err(away)
+            }
         }
     }
 
     fn decide(&self, right: &Right, question: &Question, allowed: bool) {
-        right.asked.set(());
-        let is_held = Arc::strong_count(&right.verdict) > 1;
-        if right.verdict.set(allowed) && is_held {
-            self.changed.lock().insert(format!("{}/{}", question.namespace, question.name));
+        right.asked.set((), Instant::now());
+        if right.verdict.set(allowed) && right.is_held() {
+            self.changed.lock().insert(question.channel());
             self.news.notify_one();
         }
     }
 
-    /// Without a client: for streams that stand on an earlier answer.
     async fn identity_within(
         &self,
         token: &Secret,
         audiences: &[String],
         age: Duration,
-        client: Option<Client>,
+        cause: Cause,
     ) -> Result<Known, Away> {
-        let shut_out = client.is_some_and(|client| self.strangers.lock().is_shut_out(client, Instant::now()));
-        let asked = {
-            let (mut identities, token) = (self.identities.lock(), hash(token));
-            if identities.len() >= REMEMBERED {
-                identities.retain(|_, asked| asked.younger_than(GOOD_FOR).is_some());
-            }
-            match identities.get(&token) {
-                Some(asked) => asked.clone(),
-                None if shut_out || identities.len() >= REMEMBERED => return Err(Away),
-                None => identities.entry(token).or_default().clone(),
-            }
+        let token_hash = hash(token);
+        let asked = self.table.lock().identity(token_hash, Instant::now());
+        let _flight = match asked.younger_than(age, Instant::now()) {
+            Some(answer) => return Ok(answer),
+            None => asked.flight.lock().await,
         };
-        if let Some(answer) = asked.younger_than(age) {
-            return Ok(answer);
-        }
-        let _flight = asked.flight.lock().await;
-        if let Some(answer) = asked.younger_than(age) {
+        if let Some(answer) = asked.younger_than(age, Instant::now()) {
             return Ok(answer);
         }
         let path = "/apis/authentication.k8s.io/v1/tokenreviews";
-        let answer = self.ask(Review::Token, path, &token_review::token_review(token, audiences), client).await?;
+        let question = token_review::token_review(token, audiences);
+        let answer = self.ask(Review::Token, path, &question, cause).await?;
         let identity = token_review::confirmed(answer, audiences).map(Arc::new);
-        if let (None, Some(client)) = (&identity, client) {
-            self.strangers.lock().brought(client, Instant::now());
+        if let (None, Cause::Token(client)) = (&identity, cause) {
+            self.budget.lock().stranger(client, Instant::now());
         }
-        asked.set(identity.clone());
+        self.table.lock().identified(token_hash, &asked, identity.clone(), Instant::now());
         Ok(identity)
     }
 
-    async fn is_allowed(&self, identity: &Identity, action: Action, namespace: &str, name: &str) -> Result<bool, Away> {
+    async fn is_allowed(&self, identity: &Identity, question: &Question, cause: Cause) -> Result<bool, Away> {
         let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
-        let question = token_review::access_review(identity, action, namespace, name);
-        let answer = self.ask(Review::Access, path, &question, None).await?;
+        let Question { action, namespace, name, .. } = question;
+        let question = token_review::access_review(identity, *action, namespace, name);
+        let answer = self.ask(Review::Access, path, &question, cause).await?;
         Ok(token_review::allows(&answer))
     }
 
@@ -260,20 +234,24 @@ impl Reviews {
         what: Review,
         path: &str,
         question: &Q,
-        client: Option<Client>,
+        cause: Cause,
     ) -> Result<Q, Away> {
         let waiting_and_asking = async {
-            let permit = self.permits.acquire().await.ok();
+            let _permit = match cause {
+                Cause::Stream => None,
+                Cause::Token(_) | Cause::Access(..) => self.permits.acquire().await.ok(),
+            };
             // Right before it is asked: of a thousand that wait, those behind the first hundred cost the others nothing.
-            if client.is_some_and(|client| self.strangers.lock().is_shut_out(client, Instant::now())) {
+            if !self.may_ask(cause) {
                 return None;
             }
-            let answer = self.post(path, question).await;
-            drop(permit);
-            Some(answer)
+            Some(self.post(path, question).await)
         };
         let asked = tokio::time::timeout(DEADLINE, waiting_and_asking).await;
-        let Some(asked) = asked.transpose() else { return Err(Away) };
+        let Some(asked) = asked.transpose() else {
+            self.metrics.review_limited(what);
+            return Err(Away);
+        };
         let outcome = asked.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         self.metrics.reviewed(what, outcome.is_ok());
         let failed = outcome.is_err();
@@ -288,6 +266,14 @@ impl Reviews {
             }
             Away
         })
+    }
+
+    fn may_ask(&self, cause: Cause) -> bool {
+        match cause {
+            Cause::Token(client) => self.budget.lock().token_question(client, Instant::now()),
+            Cause::Access(client, identity) => self.budget.lock().access_question(client, identity, Instant::now()),
+            Cause::Stream => true,
+        }
     }
 
     /// The answer repeats the question, token and all: of it nothing but its kind of fault may be told.
@@ -315,17 +301,5 @@ impl std::fmt::Debug for Reviews {
     }
 }
 
-// === impl Right ===
-
-impl Right {
-    /// Whether somebody stands on it, or may come within the time that it counts.
-    fn is_needed(&self) -> bool {
-        Arc::strong_count(&self.verdict) > 1
-            || self.asked.younger_than(GOOD_FOR).is_some()
-            || self.asked.flight.try_lock().is_err()
-    }
-}
-
-fn hash(token: &Secret) -> TokenHash {
-    Sha256::digest(token.reveal()).into()
-}
+/// Further than any token counts.
+const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);

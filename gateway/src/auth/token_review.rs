@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::auth::claims::Claims;
 use crate::auth::grant::Action;
@@ -88,6 +89,19 @@ pub fn allows(answer: &SubjectAccessReview) -> bool {
 // === impl Identity ===
 
 impl Identity {
+    /// What budgets count this identity by: the user alone, for groups and the rest differ from token to token.
+    pub fn fingerprint(&self) -> u128 {
+        let hash = Sha256::digest(&self.user);
+        hash.split_first_chunk::<16>().map_or(0, |(first, _)| u128::from_be_bytes(*first))
+    }
+
+    /// How many bytes it takes.
+    pub fn weight(&self) -> usize {
+        let extra = self.extra.iter().flat_map(|(key, values)| std::iter::once(key).chain(values));
+        let texts = [Some(&self.user), self.uid.as_ref()].into_iter().flatten().chain(&self.groups).chain(extra);
+        texts.map(|text| text.len() + size_of::<String>()).sum()
+    }
+
     /// The bearer of a token that was confirmed. Templates find `sub`, `groups`, `uid`, and of a service account its
     /// `namespace` and `name`.
     pub fn principal(&self, token: &Claims, until: SystemTime) -> Principal {

@@ -23,6 +23,8 @@ pub struct Lease {
     restricted: bool,
     /// The revision of the Route and the rules that was looked at last.
     seen: u64,
+    /// The version of the Route and the verdict that its topics were found for last.
+    decided: Option<(u64, bool)>,
 }
 
 #[derive(Debug)]
@@ -60,7 +62,7 @@ impl Lease {
             let ends_at = now.checked_add(left + spread).unwrap_or(now + FAR);
             Box::new(Held { caller, ends_at })
         });
-        Self { asked, rules, held, restricted: !granted.is_all(), seen }
+        Self { asked, rules, held, restricted: !granted.is_all(), seen, decided: None }
     }
 
     /// When the stream ends at the latest, if its token expires.
@@ -69,7 +71,8 @@ impl Lease {
     }
 
     /// Why the stream ends now, if it does. `topics` is what it shows; `version` and `route` are its channel's. As long as
-    /// nothing has changed this costs two comparisons.
+    /// nothing has changed this costs two comparisons. Topics are compared only if the Route or the verdict of the cluster has changed:
+    /// other settings say whether a token counts, and nothing about topics.
     pub fn check(
         &mut self,
         topics: &TopicSet,
@@ -90,14 +93,19 @@ impl Lease {
         if caller.is_some_and(|caller| !self.rules.accept(&caller.principal)) {
             return Some(EndReason::AccessRevoked);
         }
+        let verdict = caller.and_then(|caller| caller.verdict.as_ref()).is_some_and(|verdict| verdict.is_allowed());
+        if self.decided.replace((version, verdict)) == Some((version, verdict)) {
+            return None;
+        }
         let Some(granted) = policy::granted(&route(), Action::Subscribe, caller) else {
             return Some(EndReason::AccessRevoked);
         };
         self.restricted = !granted.is_all();
         match granted.intersect(&self.asked) {
-            None => Some(EndReason::AccessRevoked),
-            Some(now) if now == *topics => None,
-            Some(_) => Some(EndReason::AccessChanged),
+            Ok(None) => Some(EndReason::AccessRevoked),
+            Ok(Some(now)) if now == *topics => None,
+            // Too many to be found: the client is told so when it comes back.
+            Ok(Some(_)) | Err(_) => Some(EndReason::AccessChanged),
         }
     }
 
@@ -197,6 +205,28 @@ mod tests {
         let mut elsewhere = orders.clone();
         elsewhere.access.issuers = Some(vec!["other".into()]);
         assert_eq!(stream(&rules, &orders, ann).check(1, 1, &elsewhere), Some(EndReason::AccessRevoked));
+    }
+
+    #[test]
+    fn topics_are_found_anew_only_if_the_channel_has_changed() {
+        let (rules, orders) = (rules(), route(AccessMode::Token, &["all", "user.{sub}"]));
+        let mut stream = stream(&rules, &orders, ann);
+        let looks = std::cell::Cell::new(0);
+        let mut check = |version| {
+            let look = || {
+                looks.set(looks.get() + 1);
+                Arc::new(orders.clone())
+            };
+            let end = stream.lease.check(&stream.shows, stream.now, version, look);
+            assert_eq!(end, None);
+            looks.get()
+        };
+        assert_eq!(check(1), 1);
+        for _ in 0..5 {
+            rules.replace(Settings::from_yaml(&format!("{SETTINGS}denied: [{{subject: bob}}]")).unwrap());
+            assert_eq!(check(1), 1, "other settings");
+        }
+        assert_eq!(check(2), 2, "another Route");
     }
 
     #[test]

@@ -75,7 +75,8 @@ impl App {
         let served = self.routes.get(call.key).ok_or_else(Problem::not_granted)?;
         let nothing = || not_granted(caller.as_ref(), Action::Subscribe);
         let granted = served.granted_to_subscribe(caller.as_ref()).ok_or_else(nothing)?;
-        let topics = granted.intersect(&asked.topics).ok_or_else(nothing)?;
+        let both = granted.intersect(&asked.topics);
+        let topics = both.map_err(|many| Problem::invalid(many.to_string()))?.ok_or_else(nothing)?;
         Ok(Subscription { asked, granted, topics, caller, revision, served })
     }
 
@@ -87,8 +88,7 @@ impl App {
         }
         let caller = self.caller(call, Action::Publish).await.map_err(refusal)?;
         let served = self.routes.get(call.key).ok_or_else(Problem::not_granted)?;
-        let granted = policy::granted(&served.route, Action::Publish, caller.as_ref());
-        if !granted.is_some_and(|granted| granted.matches(&posted.topic)) {
+        if !policy::permits(&served.route, Action::Publish, caller.as_ref(), &posted.topic) {
             return Err(not_granted(caller.as_ref(), Action::Publish));
         }
         Ok(Publishing { posted, caller, served })

@@ -5,12 +5,14 @@
 //! into the other header.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use clap::ValueEnum;
 use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName};
+
+use crate::limits::forwarded;
 
 /// A client, as limits count it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,16 +56,12 @@ impl Client {
         if !is_proxy(peer) {
             return Self::from(peer);
         }
-        let (name, hop): (_, fn(&str) -> Option<IpAddr>) = match header {
-            ForwardedHeader::XForwardedFor => (FORWARDED_FOR, address),
-            ForwardedHeader::Forwarded => (FORWARDED, forwarded_for),
+        let (name, read): (_, fn(&str) -> Vec<Option<IpAddr>>) = match header {
+            ForwardedHeader::XForwardedFor => (FORWARDED_FOR, forwarded::x_forwarded_for),
+            ForwardedHeader::Forwarded => (FORWARDED, forwarded::forwarded),
         };
-        let lines = headers.get_all(name).iter().rev();
-        let hops = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
         let mut client = peer;
-        for text in hops {
-            // What cannot be read ends the chain: before it, nothing can be believed.
-            let Some(address) = hop(text.trim()) else { break };
+        for address in forwarded::hops(headers.get_all(name).iter(), read) {
             client = address;
             if !is_proxy(address) {
                 break;
@@ -71,19 +69,6 @@ impl Client {
         }
         Self::from(client)
     }
-}
-
-/// `192.0.2.7`, `192.0.2.7:1234`, `2001:db8::1`, `[2001:db8::1]:1234`: proxies write all of them.
-fn address(text: &str) -> Option<IpAddr> {
-    let bare = text.strip_prefix('[').and_then(|text| text.split(']').next());
-    bare.unwrap_or(text).parse().ok().or_else(|| text.rsplit_once(':')?.0.parse::<Ipv4Addr>().ok().map(IpAddr::V4))
-}
-
-/// The `for` of one element of `Forwarded` (RFC 7239, section 4). Names that proxies make up for themselves are no addresses.
-fn forwarded_for(element: &str) -> Option<IpAddr> {
-    let mut pairs = element.split(';').filter_map(|pair| pair.trim().split_once('='));
-    let (_, node) = pairs.find(|(name, _)| name.eq_ignore_ascii_case("for"))?;
-    address(node.trim_matches('"'))
 }
 
 impl From<IpAddr> for Client {
@@ -179,6 +164,8 @@ mod tests {
         for (forwarded, client) in [
             (&["for=203.0.113.9"][..], "203.0.113.9"),
             (&["for=6.6.6.6, For=\"203.0.113.9:4711\";proto=https;by=10.0.0.1, for=10.1.1.1"], "203.0.113.9"),
+            (&["for=203.0.113.9;host=\"x,for=6.6.6.6\";proto=https"], "203.0.113.9"),
+            (&["for=6.6.6.6;host=\"x", "for=10.1.1.1"], "10.1.1.1"),
             (&["for=6.6.6.6", "by=x; for=\"[2001:db8::1]:4711\""], "2001:db8::/64"),
             (&["for=6.6.6.6, for=_hidden"], "10.0.0.1"),
             (&["for=6.6.6.6, for=unknown, for=10.1.1.1"], "10.1.1.1"),

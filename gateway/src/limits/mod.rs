@@ -3,6 +3,7 @@
 //! May use `metrics`, `runtime`.
 
 pub mod client;
+pub mod forwarded;
 pub mod quota;
 pub mod token_bucket;
 pub mod usage;

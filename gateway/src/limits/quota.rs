@@ -101,7 +101,7 @@ enum SizeDocument {
     Text(String),
 }
 
-/// The most topics that a request may ever name: they are compared pairwise.
+/// The most topics that a request may ever name.
 pub const MAX_TOPICS: usize = 64;
 
 /// The most ranges that may ever be read at the same time: 1,024 batches of 512 messages are more than any NATS answers at once.

@@ -65,6 +65,7 @@ struct Totals {
     backfill_waits: Counter,
     reviews: Counters<Review>,
     reviews_failed: Counters<Review>,
+    reviews_limited: Counters<Review>,
 }
 
 /// The `Content-Type` of [`Metrics::text`].
@@ -390,6 +391,11 @@ impl Metrics {
         }
     }
 
+    /// A question was not asked: whoever caused it has spent their budget.
+    pub fn review_limited(&self, what: Review) {
+        self.totals.reviews_limited.one(what);
+    }
+
     /// A limit in force; 0 is none.
     pub fn limit(&self, limit: Limit, most: u64) {
         self.totals.limits.set(limit, most);
@@ -476,7 +482,9 @@ impl Collector for Totals {
         let help = "Questions to the Kubernetes API server about identities";
         write(e, ("reviews", "kind", help), all(), |t| &t.reviews)?;
         let help = "Questions to the Kubernetes API server without an answer";
-        write(e, ("reviews_failed", "kind", help), all(), |t| &t.reviews_failed)
+        write(e, ("reviews_failed", "kind", help), all(), |t| &t.reviews_failed)?;
+        let help = "Questions that were not put to the Kubernetes API server, because a client or an identity has spent its budget";
+        write(e, ("reviews_limited", "kind", help), all(), |t| &t.reviews_limited)
     }
 }
 

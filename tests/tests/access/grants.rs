@@ -253,3 +253,29 @@ fn matches(filter: &str, topic: &str) -> bool {
     let filter: tidings_crds::topic::TopicFilter = filter.parse().expect("a filter");
     filter.matches(topic)
 }
+
+/// 64 topics and 256 groups combine to 16,384 filters: that is refused, at once, and nothing else waits for it.
+#[tokio::test]
+async fn topics_that_combine_to_too_many_are_refused() {
+    let house = House::open().await;
+    let channel = house.site.channel(token_channel("teams", json!(["team.{groups}.>"]))).await;
+    let asked: Vec<String> = (0..64).map(|n| format!("*.*.x{n}")).collect();
+    let parameters: Vec<(&str, &str)> = asked.iter().map(|topic| ("topic", topic.as_str())).collect();
+    let of = |groups: usize| {
+        let groups: Vec<String> = (0..groups).map(|n| format!("g{n}")).collect();
+        house.keys.sign(&Draft::new(MAIN, "ann").with("groups", json!(groups)))
+    };
+    let get = async |groups: usize| {
+        let get = get(house.url(&channel, &parameters)).header("authorization", format!("Bearer {}", of(groups)));
+        get.send().await
+    };
+    let reply = get(256).await;
+    assert_eq!(reply.status, 400);
+    assert!(reply.text().contains("combine to more than 512 filters"), "{}", reply.text());
+    let mut source = house.subscribe(&channel, &parameters, &of(8)).await;
+    let publish = house.site.publisher(&channel).await;
+    for topic in ["team.g8.x1", "team.g7.x64", "team.g7.x63"] {
+        publish.publish(topic, topic.to_owned()).await;
+    }
+    assert_eq!(source.next_event().await.data, "team.g7.x63");
+}

@@ -58,6 +58,38 @@ async fn a_subject_is_limited_over_all_channels_and_others_are_not_concerned() {
     assert_eq!(many.send().await.status, 400);
 }
 
+/// What a client writes into a header that a proxy passes on, or copies into a quoted string, moves nobody to another address.
+#[tokio::test]
+async fn an_address_is_limited_whatever_its_requests_say_about_others() {
+    let behind_proxy = ["--trusted-proxies=127.0.0.0/8", "--forwarded-header=forwarded"];
+    let settings = behind_proxy.iter().fold(Settings::default(), |settings, arg| settings.gateway_arg(arg));
+    let house = House::open_with(settings, "limits: { client: { connections: 2 } }\n").await;
+    let channel = house.site.channel(Manifest::public("open")).await;
+    let open = |forwarded: &str| {
+        house.site.client(0, &channel, &[]).header("forwarded", forwarded).header("accept", "text/event-stream").open()
+    };
+    let mut kept = Vec::new();
+    for forwarded in ["for=203.0.113.9", "for=203.0.113.9;host=\"h\""] {
+        let mut source = open(forwarded);
+        source.next_open().await;
+        source.wait_for("the head of the stream", |record| (record.len() > 2).then_some(())).await;
+        kept.push(source);
+    }
+    for forwarded in [
+        "for=203.0.113.9;host=\"x,for=6.6.6.6\";proto=https",
+        "for=203.0.113.9;host=\"x;for=6.6.6.6\"",
+        "for=203.0.113.9;host=\"\\\",for=6.6.6.6\"",
+        "for=6.6.6.6, for=203.0.113.9",
+        "for=6.6.6.6;host=\"x, for=203.0.113.9",
+    ] {
+        let request = get(house.url(&channel, &[])).header("forwarded", forwarded);
+        let opened = request.open().await.expect("an answer");
+        let limited = opened.headers().contains_key("content-length");
+        // A line with a fault says nothing: then it is the proxy that is counted.
+        assert_eq!(limited, !forwarded.contains("\"x, for"), "{forwarded}");
+    }
+}
+
 /// Whoever waits for its turn gets everything all the same.
 #[tokio::test]
 async fn ranges_behind_the_logs_are_read_as_many_at_a_time_as_is_set() {

@@ -82,6 +82,9 @@ fn tokens(house: &House) -> Vec<(&'static str, Option<String>, Standing)> {
         ("another key under a known kid", Some(stranger.sign(&ann)), Standing::Bad),
         ("a key of its own", Some(stranger.sign(&ann.clone().header("jwk", stranger.jwk().clone()))), Standing::Bad),
         ("critical extension", sign(&ann.clone().header("crit", json!(["exp"]))), Standing::Bad),
+        ("a subject that is a number", sign(&ann.clone().with("sub", 42)), Standing::Bad),
+        ("a subject that is a list", sign(&ann.clone().with("sub", json!(["ann"]))), Standing::Bad),
+        ("an id that is a number", sign(&ann.clone().with("jti", 42)), Standing::Bad),
         ("tampered", Some(tampered), Standing::Bad),
         ("oversized", sign(&ann.clone().with("x", "x".repeat(8_000))), Standing::Bad),
         ("malformed", Some("a.b.c".to_owned()), Standing::Bad),
@@ -235,9 +238,19 @@ async fn hold(house: &House, protocols: [Protocol; 2]) -> usize {
         }
     }
     let metrics = house.site.gateways[0].metrics().await;
-    for reason in
-        ["malformed", "issuer", "algorithm", "key", "signature", "claim", "audience", "expired", "not-yet", "too-large"]
-    {
+    for reason in [
+        "malformed",
+        "issuer",
+        "algorithm",
+        "key",
+        "signature",
+        "claim",
+        "subject",
+        "audience",
+        "expired",
+        "not-yet",
+        "too-large",
+    ] {
         let label = format!("reason=\"{reason}\"");
         assert!(metrics.sum_where("tidings_tokens_refused_total", &[&label]) > 0.0, "{reason}");
     }
