@@ -99,7 +99,7 @@ reasons! {
         Programmed => True, "Stream and route are as the specification wants them.";
         TookOver => True, "As Programmed; the stream was there before, kept from an earlier Channel of the same name, and was taken over with its events.";
         NotAccepted => False, "The specification is refused; the last good route stays in force.";
-        Pending => Unknown, "The specification is accepted and not yet applied.";
+        Pending => Unknown, "The specification is accepted and not yet applied; while gateways take a Route with new subjects, the message says which.";
         ForeignStream => False, "A stream of this name exists and does not belong to this Channel. It is never changed or deleted.";
         ImmutableDifference => False, "The stream exists with settings that NATS cannot change. It is never deleted and created again; the message says what to do.";
         StreamRefused => False, "NATS refused the stream; the message quotes it.";

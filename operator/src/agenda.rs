@@ -25,6 +25,7 @@ use crate::notice::{Notice, notices};
 use crate::observed::ObservedChannel;
 use crate::queue::Queue;
 use crate::ready_rule::BROKER_PATIENCE;
+use crate::rollout::{ON_KUBERNETES, Rollout, Waiting};
 use crate::status::{Account, Change, Outlook, change, status};
 use crate::survey::{Survey, Surveys};
 use crate::visit::Visited;
@@ -38,6 +39,9 @@ const MOST_WRITES: usize = 8;
 /// A Channel that is in place is compared by every survey, and visited only when that shows a difference; and, in case a
 /// notice of one is ever missed, after this many resyncs.
 const SETTLED: u32 = 10;
+
+/// How often a Channel is looked at that waits for gateways to take its Route; their beats hasten it.
+const LOOK_AT_ROLLOUT: Duration = Duration::from_secs(5);
 
 /// How long the first visits wait for NATS, so that a normal start does not begin with failures.
 const FIRST_CONNECTION: Duration = Duration::from_secs(2);
@@ -70,6 +74,8 @@ pub enum Job {
         channel: Box<ObservedChannel>,
         /// What the claims of all Channels say against it.
         conflict: Option<Conflict>,
+        /// How far its Route has come.
+        rollout: Rollout,
     },
     /// Clear away what a Channel left that is gone, or no longer ours.
     Leave {
@@ -107,6 +113,7 @@ pub struct Agenda {
     claims_changed: bool,
     conflicts: BTreeMap<ChannelKey, Conflict>,
     surveys: Surveys,
+    waiting: Waiting,
     /// Since when Routes without a Channel have been seen as removed.
     marked: BTreeMap<ChannelKey, Instant>,
     started: Instant,
@@ -135,6 +142,7 @@ impl Agenda {
             claims: Claims::default(),
             claims_changed: false,
             conflicts: BTreeMap::new(),
+            waiting: Waiting::default(),
             marked: BTreeMap::new(),
             started: now,
             broker_away: Some(now),
@@ -196,6 +204,7 @@ impl Agenda {
     pub fn take_slice(&mut self, event: watcher::Event<k8s_openapi::api::discovery::v1::EndpointSlice>, now: Instant) {
         if self.gateways.take_slice(event, now) {
             self.all_statuses(now);
+            self.all_waiting(now);
         }
     }
 
@@ -204,10 +213,14 @@ impl Agenda {
         let before = self.gateways.counts(now);
         for key in self.gateways.take_beat(beat, now) {
             self.statuses.add(&key, now);
+            if self.waiting.is_waiting(&key) {
+                self.visits.add(&key, now);
+            }
         }
         // One that is heard again, or for the first time, concerns Channels of which it says nothing new.
         if self.gateways.counts(now) != before {
             self.all_statuses(now);
+            self.all_waiting(now);
         }
     }
 
@@ -285,8 +298,18 @@ impl Agenda {
                 self.claim(key);
             }
         }
+        let awaits = match &visited.account {
+            Account::Reconciled(report) => report.awaits.as_deref(),
+            Account::Leaving(_) => None,
+        };
+        self.waiting.set(key, awaits, now);
         if visited.again {
             self.visits.failed(key, now, chance);
+        } else if let Some(digest) = awaits {
+            // A beat may have been faster than the answer.
+            let reached = self.rollout(key, now).has_reached(digest);
+            self.visits.done(key);
+            self.visits.add(key, if reached { now } else { now + LOOK_AT_ROLLOUT });
         } else {
             self.visits.done(key);
             let settled = matches!(&visited.account, Account::Reconciled(report) if report.is_programmed());
@@ -429,8 +452,9 @@ impl Agenda {
             if let Some(entry) = self.catalogue.entry(&key) {
                 self.marked.remove(&key);
                 let channel = Box::new(entry.seen.clone());
+                let rollout = self.rollout(&key, now);
                 self.visiting.insert(key);
-                return Some(Job::Visit { channel, conflict });
+                return Some(Job::Visit { channel, conflict, rollout });
             }
             if !self.is_watched(&key) {
                 self.visits.done(&key);
@@ -465,6 +489,9 @@ impl Agenda {
         match news {
             News::Status => self.statuses.add(key, now),
             News::Specification | News::Gone => {
+                if news == News::Gone {
+                    self.waiting.set(key, None, now);
+                }
                 self.claim(key);
                 self.visits.add(key, now);
             }
@@ -493,6 +520,11 @@ impl Agenda {
         }
     }
 
+    fn rollout(&self, key: &ChannelKey, now: Instant) -> Rollout {
+        let (gateways, waited) = (self.gateways.serving(key, now), self.waiting.waited(key, now));
+        Rollout { gateways, waited, patience: ON_KUBERNETES }
+    }
+
     /// Everything was listed for the first time: Routes whose Channels are gone are cleared away.
     fn sweep(&mut self, routed: BTreeSet<ChannelKey>, now: Instant) {
         for key in routed.into_iter().filter(|key| !self.catalogue.is_ours(key)) {
@@ -502,6 +534,12 @@ impl Agenda {
 
     fn all_visits(&mut self, now: Instant) {
         for key in self.catalogue.ours() {
+            self.visits.add(key, now);
+        }
+    }
+
+    fn all_waiting(&mut self, now: Instant) {
+        for key in self.waiting.keys() {
             self.visits.add(key, now);
         }
     }

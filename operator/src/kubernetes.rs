@@ -242,8 +242,8 @@ impl Kubernetes {
                 metrics_of_states(&visits, &mut self.agenda);
                 self.jobs.spawn(async move { Done::Surveyed(survey(&visits).await) })
             }
-            Job::Visit { channel, conflict } => self.jobs.spawn(async move {
-                let visited = visits.visit(&channel, conflict.as_ref()).await;
+            Job::Visit { channel, conflict, rollout } => self.jobs.spawn(async move {
+                let visited = visits.visit(&channel, conflict.as_ref(), &rollout).await;
                 Done::Visited(channel, visited)
             }),
             Job::Leave { key, marked, sweep } => self.jobs.spawn(async move {
@@ -325,15 +325,15 @@ async fn write(
 
 /// Looks at all streams of the account, and keeps what is this installation's.
 async fn survey(visits: &Visits) -> Option<Survey> {
-    let infos = match visits.ctx.streams.list().await {
-        Ok(infos) => infos,
+    let listed = match visits.ctx.streams.list().await {
+        Ok(listed) => listed,
         Err(error) => {
             visits.ctx.metrics.error(error.category());
             debug!(error = %chain(&error), "Failed to list the streams.");
             return None;
         }
     };
-    Some(Survey::of(infos, &visits.ctx.installation.cluster))
+    Some(Survey::of(listed, &visits.ctx.installation.cluster))
 }
 
 /// Keeps the readiness true to the definition of Channels.

@@ -4,8 +4,8 @@
 //! - [`config`] (command line), [`settings`] (the file behind `--config`), [`telemetry`], [`operator`] (puts the parts
 //!   together), [`check`] (validates manifests offline).
 //! - One Channel: [`reconcile`] is the table of contents of [`apply`] (io: observes and does), [`plan`] (pure: decides)
-//!   and [`report`] (pure: says); [`remove`] is for a Channel that is gone. What a Channel means stands in `tidings_crds`.
-//! - Io: [`streams`] (NATS; its documents in [`document`], how it is reached in [`login`]), [`store`] (a place for Routes),
+//!   and [`report`] (pure: says); [`rollout`] (pure) says which gateways have a new Route; [`remove`] is for a Channel that is gone. What a Channel means stands in `tidings_crds`.
+//! - Io: [`streams`] (NATS; its documents in [`document`], its pages in [`listing`], how it is reached in [`login`]), [`store`] (a place for Routes),
 //!   [`routes`] (that place as files).
 //! - The file front end: [`files`] drives [`directory`] (io) → [`inventory`] (pure) → reconcile → [`table`] (pure), and
 //!   [`absence`] (pure) tells which Channels are gone.
@@ -40,6 +40,7 @@ pub mod inventory;
 pub mod kubernetes;
 pub mod leadership;
 pub mod lease;
+pub mod listing;
 pub mod login;
 pub mod metrics;
 pub mod notice;
@@ -52,6 +53,7 @@ pub mod ready_rule;
 pub mod reconcile;
 pub mod remove;
 pub mod report;
+pub mod rollout;
 pub mod route_maps;
 pub mod routes;
 pub mod settings;

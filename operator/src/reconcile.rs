@@ -15,6 +15,7 @@ use crate::apply::{apply, observe};
 use crate::metrics::{Metrics, Outcome};
 use crate::plan::plan;
 use crate::report::Report;
+use crate::rollout::Rollout;
 use crate::store::RouteStore;
 use crate::streams::Streams;
 
@@ -32,12 +33,17 @@ pub struct Context<R> {
 }
 
 /// Brings one Channel to where its manifest wants it, as far as it may go now. `conflict` is what the claims of all
-/// Channels say against it.
-pub async fn reconcile<R: RouteStore>(ctx: &Context<R>, channel: &Channel, conflict: Option<&Conflict>) -> Report {
+/// Channels say against it, and `rollout` how far its Route has come.
+pub async fn reconcile<R: RouteStore>(
+    ctx: &Context<R>,
+    channel: &Channel,
+    conflict: Option<&Conflict>,
+    rollout: &Rollout,
+) -> Report {
     let begun = Instant::now();
     let observed = observe(ctx, &channel.key()).await; // io
     let verdict = desired(channel, &ctx.installation, conflict); // pure
-    let plan = plan(channel, &verdict, &observed, &ctx.installation.grants); // pure
+    let plan = plan(channel, &verdict, &observed, &ctx.installation.grants, rollout); // pure
     let applied = apply(ctx, plan).await; // io: the stream before its Route
     let report = Report::of(channel, &verdict, &applied); // pure
     if let Some(failure) = &applied.failure {

@@ -30,6 +30,8 @@ pub struct Report {
     pub subjects: Vec<String>,
     /// The Route in force.
     pub served: Option<Route>,
+    /// The digest of the Route that gateways have to take before the stream gets its new subjects.
+    pub awaits: Option<String>,
     /// Whether the same attempt can succeed a little later.
     pub again: bool,
 }
@@ -67,6 +69,7 @@ impl Report {
             epoch: applied.epoch,
             subjects,
             served: applied.served.clone(),
+            awaits: applied.awaits.clone(),
             again: applied.failure.as_ref().is_some_and(|failure| failure.passing),
         }
     }
@@ -83,6 +86,7 @@ impl Report {
             epoch: None,
             subjects: Vec::new(),
             served: None,
+            awaits: None,
             again: false,
         }
     }

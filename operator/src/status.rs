@@ -194,7 +194,7 @@ impl Said {
         match programmed.0 {
             // NATS being away says nothing about a stream and a Route that were in place; `Ready` says that it is away.
             // That somebody else leads or was faster says nothing at all.
-            ProgrammedReason::BrokerUnreachable | ProgrammedReason::Pending => {
+            ProgrammedReason::BrokerUnreachable | ProgrammedReason::Pending if report.awaits.is_none() => {
                 if let Some(kept) = earlier.and_then(kept) {
                     programmed = kept;
                 }

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::leadership::Leadership;
+use crate::listing::{Listed, Listing, Next};
 use crate::login::NatsSettings;
 use crate::metrics::Metrics;
 use crate::ready::Ready;
@@ -252,32 +253,32 @@ impl Streams {
         }
     }
 
-    /// The information of every stream of the account; page by page, so a stream deleted meanwhile can hide another one:
-    /// nobody may conclude from an absence here.
-    pub async fn list(&self) -> Result<Vec<Value>, StreamError> {
+    /// The information of every stream of the account. What exists all the time while it is listed is in it.
+    pub async fn list(&self) -> Result<Listed, StreamError> {
         self.pages("list streams", json!({}), "STREAM.LIST").await
     }
 
     /// The names of the streams that have a subject in common with `subject`.
     pub async fn names_on(&self, subject: &str) -> Result<Vec<String>, StreamError> {
-        let names = self.pages("list streams", json!({ "subject": subject }), "STREAM.NAMES").await?;
-        Ok(names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
+        let listed = self.pages("list streams", json!({ "subject": subject }), "STREAM.NAMES").await?;
+        let names = listed.items.iter().filter_map(Value::as_str);
+        Ok(names.chain(listed.silent.iter().map(String::as_str)).map(str::to_owned).collect())
     }
 
-    async fn pages(&self, verb: &str, mut request: Value, subject: &str) -> Result<Vec<Value>, StreamError> {
-        let mut all = Vec::new();
+    async fn pages(&self, verb: &str, mut request: Value, subject: &str) -> Result<Listed, StreamError> {
+        let (mut listing, mut offset) = (Listing::default(), 0);
         loop {
             if let Some(request) = request.as_object_mut() {
-                request.insert("offset".to_owned(), all.len().into());
+                request.insert("offset".to_owned(), offset.into());
             }
             let page = self.call(verb.to_owned(), subject.to_owned(), &request).await?;
-            let total = page.get("total").and_then(Value::as_u64).unwrap_or_default();
-            let Some(items) = page.get("streams").and_then(Value::as_array).filter(|items| !items.is_empty()) else {
-                return Ok(all);
-            };
-            all.extend(items.iter().cloned());
-            if all.len() as u64 >= total {
-                return Ok(all);
+            match listing.take(&page) {
+                Next::Page(next) => offset = next,
+                Next::Done(listed) => return Ok(listed),
+                Next::Endless => {
+                    let source = RequestError::with_source(RequestErrorKind::Other, "the listing does not end");
+                    return Err(StreamError::Unreachable { verb: verb.to_owned(), source });
+                }
             }
         }
     }

@@ -24,6 +24,7 @@ use crate::observed::{ABANDON_ANNOTATION, ObservedChannel};
 use crate::reconcile::{Context, reconcile};
 use crate::remove::may_delete;
 use crate::report::Report;
+use crate::rollout::Rollout;
 use crate::route_maps::RouteMaps;
 use crate::status::Account;
 use crate::store::RouteStore;
@@ -57,8 +58,8 @@ pub struct Visited {
 // === impl Visits ===
 
 impl Visits {
-    /// Visits a Channel. `conflict` is what the claims of all Channels say against it.
-    pub async fn visit(&self, channel: &ObservedChannel, conflict: Option<&Conflict>) -> Visited {
+    /// Visits a Channel. `conflict` is what the claims of all Channels say against it, `rollout` how far its Route has come.
+    pub async fn visit(&self, channel: &ObservedChannel, conflict: Option<&Conflict>, rollout: &Rollout) -> Visited {
         if channel.deleting {
             return self.depart(channel).await;
         }
@@ -66,7 +67,7 @@ impl Visits {
             Ok(spec) => spec,
             Err(fault) => return Visited::undecodable(channel, fault, &self.ctx.routes),
         };
-        let report = reconcile(&self.ctx, spec, conflict).await;
+        let report = reconcile(&self.ctx, spec, conflict, rollout).await;
         let mut visited = Visited { again: report.again, account: Account::Reconciled(Box::new(report)), object: None };
         if let Err(error) = self.hold(channel, spec, &mut visited).await {
             self.ctx.metrics.error(error.category());

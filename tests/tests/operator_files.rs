@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{Config, Info, StorageType};
 use tempfile::TempDir;
 use tidings_crds::route::{Route, RouteState};
+use tidings_crds::topic::TopicSpace;
 use tidings_tests::manifest::Manifest;
 use tidings_tests::nats::{Nats, NatsSettings, User};
 use tidings_tests::operator::BINARY;
@@ -451,6 +452,93 @@ async fn an_operator_killed_between_two_steps_is_finished_by_the_next() {
         rig.gone(&manifest).await;
         eventually(PATIENCE, "the Route is gone", || async { rig.route(&manifest).is_none() }).await;
     }
+}
+
+/// Whether the stream stores this subject.
+async fn stores(rig: &Rig, manifest: &Manifest, subject: &str) -> bool {
+    let stream = rig.stream(manifest).await.expect("a stream");
+    stream.config.subjects.iter().any(|stored| stored == subject)
+}
+
+/// Whether the Route in place tells gateways of this subject.
+fn routes(rig: &Rig, manifest: &Manifest, subject: &str) -> bool {
+    let topics = rig.route(manifest).map(|route| route.topics);
+    matches!(topics, Some(TopicSpace::Whole { subjects }) if subjects.iter().any(|known| known.as_str() == subject))
+}
+
+fn with_subjects(names: &[&str]) -> Manifest {
+    let subjects: Vec<String> = names.iter().map(|name| format!("tidings.test.orders.{name}.>")).collect();
+    Manifest::new("test", "orders").with("subjects", subjects)
+}
+
+#[tokio::test]
+async fn a_subject_is_added_to_the_route_first_and_removed_from_the_stream_first_wherever_the_operator_is_killed() {
+    let rig = Rig::start().await;
+    let [before, after] = [with_subjects(&["a", "b"]), with_subjects(&["b", "c"])];
+    let [old, new] = ["tidings.test.orders.a.>", "tidings.test.orders.c.>"];
+    rig.write(&before);
+    let operator = rig.operator();
+    rig.served(&before).await;
+    operator.process.kill9();
+    rig.write(&after);
+    for failpoint in ["stream-applied", "route-renamed", "route-applied", "route-applied"] {
+        let killed = rig.operator_with(|program| program.env("TIDINGS_FAILPOINT", failpoint));
+        killed.process.exited().await;
+        let (stored, kept) = (stores(&rig, &before, new).await, stores(&rig, &before, old).await);
+        assert!(!stored || routes(&rig, &before, new), "{failpoint}: the stream stores what no gateway knows");
+        assert!(!kept || routes(&rig, &before, old), "{failpoint}: the stream stores what gateways have forgotten");
+        assert!(!stored, "{failpoint}: no operator lived long enough for gateways to have read the Route");
+    }
+    assert!(routes(&rig, &after, new) && !routes(&rig, &after, old));
+    let started = Instant::now();
+    let operator = rig.operator();
+    operator.says("New subjects are stored once every gateway knows them (tidings.test.orders.c.>)").await;
+    eventually(PATIENCE, "the subject is stored", || stores(&rig, &after, new)).await;
+    assert!(started.elapsed() >= Duration::from_secs(5), "gateways read their directory every five seconds");
+    operator.says("test/orders   Programmed   TIDINGS_test_orders   tidings.test.orders.b.>").await;
+    assert_eq!(rig.stream(&after).await.expect("a stream").config.subjects.len(), 2);
+}
+
+#[tokio::test]
+async fn no_subject_is_added_while_the_route_cannot_be_written() {
+    let rig = Rig::start().await;
+    let manifest = with_subjects(&["a"]);
+    rig.write(&manifest);
+    let operator = rig.operator();
+    rig.served(&manifest).await;
+    // Nothing can be renamed over a directory with something in it.
+    let file = rig.route_file(&manifest);
+    let kept = rig.directory.path().join("kept");
+    fs::rename(&file, &kept).expect("renamed");
+    fs::create_dir_all(file.join("in the way")).expect("a directory");
+    let changed = with_subjects(&["a", "b"]);
+    rig.write(&changed);
+    operator.says("RouteFailed").await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(8) {
+        assert!(!stores(&rig, &changed, "tidings.test.orders.b.>").await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    fs::remove_dir_all(&file).expect("removed");
+    fs::rename(&kept, &file).expect("renamed");
+    eventually(PATIENCE, "the Route tells of it", || async { routes(&rig, &changed, "tidings.test.orders.b.>") }).await;
+    eventually(PATIENCE, "the subject is stored", || stores(&rig, &changed, "tidings.test.orders.b.>")).await;
+}
+
+#[tokio::test]
+async fn a_subject_that_another_stream_has_changes_nothing_at_all() {
+    let rig = Rig::start().await;
+    let manifest = with_subjects(&["a"]);
+    rig.write(&manifest);
+    let operator = rig.operator();
+    rig.served(&manifest).await;
+    let taken = Config { name: "theirs".into(), subjects: vec!["tidings.test.orders.b.x".into()], ..Config::default() };
+    rig.jetstream.create_stream(taken).await.expect("a stream");
+    let (stream, route) = (rig.stream(&manifest).await.expect("a stream"), rig.route(&manifest));
+    rig.write(&with_subjects(&["b"]).with("history/maxMessages", 7));
+    operator.says("the subjects belong to the stream theirs").await;
+    throughout(SEVERAL_PASSES, "the last good Route stays", || rig.route(&manifest) == route).await;
+    assert_eq!(rig.stream(&manifest).await.expect("a stream").config, stream.config);
 }
 
 #[tokio::test]
