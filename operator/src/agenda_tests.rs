@@ -4,6 +4,8 @@ use super::*;
 use crate::report::Report;
 use serde_json::{Value, json};
 use tidings_crds::condition::{AcceptedReason, ProgrammedReason};
+use tidings_crds::grants::{SubjectGrant, SubjectGrants};
+use tidings_crds::quota::Quotas;
 
 const RESYNC: Duration = Duration::from_secs(30);
 
@@ -71,7 +73,7 @@ fn names(jobs: &[Job]) -> Vec<String> {
 }
 
 fn report(name: &str, again: bool) -> Visited {
-    let unusable = Report::unusable(key(name), AcceptedReason::Accepted, "Good.".into());
+    let unusable = Report::unusable(key(name), AcceptedReason::Accepted, "Good.".into(), None);
     let report = Report { programmed: ProgrammedReason::Programmed, again, ..unusable };
     Visited { account: Account::Reconciled(Box::new(report)), object: None, again }
 }
@@ -213,7 +215,7 @@ fn what_is_not_watched_is_not_known_to_be_gone() {
 fn conflicts_over_subjects_concern_both_channels() {
     let start = Instant::now();
     let grant = json!({ "namespaces": ["*"], "subjects": ["orders.>"] });
-    let grants = tidings_crds::grants::SubjectGrants::new(vec![serde_json::from_value(grant).unwrap()]).unwrap();
+    let grants = SubjectGrants::new(vec![serde_json::from_value(grant).unwrap()]).unwrap();
     let installation = Arc::new(Installation { grants, ..Installation::default() });
     let mut agenda = Agenda::new(Terms { installation, ..terms() }, true, start);
     agenda.broker(true, start);
@@ -228,8 +230,10 @@ fn conflicts_over_subjects_concern_both_channels() {
         agenda.take_channel(0, watcher::Event::Apply(channel), BTreeSet::new, start);
     }
     for job in jobs(&mut agenda, start) {
-        let Job::Visit { channel, conflict, .. } = job else { panic!("{job:?}") };
-        assert_eq!(conflict.map(|conflict| conflict.with), (channel.key.name == "younger").then(|| key("older")));
+        let Job::Visit { channel, objection, .. } = job else { panic!("{job:?}") };
+        let expected =
+            (channel.key.name == "younger").then_some("orders.new belongs to the Channel shop/older, which is older");
+        assert_eq!(objection.map(|objection| objection.message).as_deref(), expected);
         agenda.visited(&channel, report(&channel.key.name, false), start, 0.0);
     }
     jobs(&mut agenda, start);
@@ -238,7 +242,7 @@ fn conflicts_over_subjects_concern_both_channels() {
     let freed = jobs(&mut agenda, start);
     let free = freed
         .iter()
-        .any(|job| matches!(job, Job::Visit { conflict: None, channel, .. } if channel.key == key("younger")));
+        .any(|job| matches!(job, Job::Visit { objection: None, channel, .. } if channel.key == key("younger")));
     assert!(free, "{freed:?}");
 }
 
@@ -292,7 +296,7 @@ fn a_channel_that_waits_for_gateways_is_visited_when_one_of_them_speaks_or_after
         visits
     };
     let waiting = || {
-        let unusable = Report::unusable(key("a"), AcceptedReason::Accepted, "Good.".into());
+        let unusable = Report::unusable(key("a"), AcceptedReason::Accepted, "Good.".into(), None);
         let report = Report { programmed: ProgrammedReason::Pending, awaits: Some("0a".into()), ..unusable };
         Visited { account: Account::Reconciled(Box::new(report)), object: None, again: false }
     };
@@ -303,7 +307,7 @@ fn a_channel_that_waits_for_gateways_is_visited_when_one_of_them_speaks_or_after
 
     // A beat about it hastens the visit, one about another does not.
     let sender = Sender::new("tidings-system/tidings".parse().unwrap(), "g", "gateway-0", "r").unwrap();
-    let mut say = |agenda: &mut Agenda, number: u64, name: &str, digest: &str, now: Instant| {
+    let say = |agenda: &mut Agenda, number: u64, name: &str, digest: &str, now: Instant| {
         let said = ChannelBeat { digest: Some(digest.into()), subscribers: 0 };
         for beat in sender.beat(number, false, [(key(name), said)].into(), usize::MAX) {
             agenda.take_beat(beat, now);
@@ -338,4 +342,37 @@ fn a_channel_that_waits_for_gateways_is_visited_when_one_of_them_speaks_or_after
         assert!(now < start + ON_KUBERNETES + LOOK_AT_ROLLOUT + Duration::from_secs(2));
     }
     assert!(now >= start + ON_KUBERNETES);
+}
+
+#[test]
+fn a_quota_refuses_the_younger_channel_until_the_older_one_goes() {
+    let start = Instant::now();
+    let quota = json!([{ "namespaces": ["shop"], "channels": 1 }]);
+    let quotas = Quotas::new(serde_json::from_value(quota).unwrap()).unwrap();
+    let subjects = vec!["orders.>".parse().unwrap()];
+    let grants = SubjectGrants::new(vec![SubjectGrant { namespaces: vec!["shop".into()], subjects }]).unwrap();
+    let installation = Arc::new(Installation { grants, quotas, ..Installation::default() });
+    let mut agenda = Agenda::new(Terms { installation, ..terms() }, true, start);
+    agenda.broker(true, start);
+    list(&mut agenda, &[], start);
+    jobs(&mut agenda, start);
+    agenda.surveyed(Some(Survey::default()), start);
+    for (version, name, created) in [(1, "younger", "2026-11-02T00:00:00Z"), (2, "older", "2026-11-01T00:00:00Z")] {
+        let channel = object(name, version, |object| {
+            object["spec"] = json!({ "subjects": ["orders.new"] });
+            object["metadata"]["creationTimestamp"] = json!(created);
+        });
+        agenda.take_channel(0, watcher::Event::Apply(channel), BTreeSet::new, start);
+    }
+    for job in jobs(&mut agenda, start) {
+        let Job::Visit { channel, objection, .. } = job else { panic!("{job:?}") };
+        let expected = (channel.key.name == "younger").then_some(AcceptedReason::QuotaExceeded);
+        assert_eq!(objection.map(|objection| objection.reason), expected);
+        agenda.visited(&channel, report(&channel.key.name, false), start, 0.0);
+    }
+    jobs(&mut agenda, start);
+    agenda.take_channel(0, watcher::Event::Delete(object("older", 9, |_| {})), BTreeSet::new, start);
+    let freed = jobs(&mut agenda, start);
+    let free = |job: &Job| matches!(job, Job::Visit { objection: None, channel, .. } if channel.key == key("younger"));
+    assert!(freed.iter().any(free), "{freed:?}");
 }

@@ -13,6 +13,7 @@ use crate::document::{DocumentError, ObservedStream};
 use crate::failpoint;
 use crate::plan::{Later, Plan, RouteStep, StreamStep};
 use crate::reconcile::Context;
+use crate::report::kept;
 use crate::routes::Found;
 use crate::store::RouteStore;
 use crate::streams::{StreamError, Streams};
@@ -120,7 +121,7 @@ pub async fn apply<R: RouteStore>(ctx: &Context<R>, plan: Plan) -> Applied {
     };
     failpoint::reached("route-applied");
     let (programmed, message, served) = match route {
-        RouteStep::Keep => (ProgrammedReason::NotAccepted, "The last good route stays in force.", served),
+        RouteStep::Keep => (ProgrammedReason::NotAccepted, kept(served.as_ref()), served),
         RouteStep::Withdraw => {
             info!(channel = %key, "Route withdrawn: its subjects are no longer granted.");
             (ProgrammedReason::NotAccepted, "The route was withdrawn: its subjects are no longer granted.", None)
@@ -224,9 +225,17 @@ impl From<StreamError> for Failure {
             // Another operator was faster: the next look shows its stream.
             StreamError::Refused { .. } if error.is_race() => (ProgrammedReason::Pending, true),
             StreamError::NotLeading { .. } => (ProgrammedReason::Pending, true),
+            StreamError::Forbidden { .. } => (ProgrammedReason::BrokerPermission, true),
+            StreamError::Refused { .. } if error.is_full() => (ProgrammedReason::StorageFull, true),
             StreamError::Refused { .. } => (ProgrammedReason::StreamRefused, false),
         };
-        Self { reason, category: error.category(), message: chain(&error), passing }
+        let mut message = chain(&error);
+        if error.is_full() {
+            message.push_str(
+                ". Make room: lower history.maxBytes or delete a stream, or let NATS or its account have more",
+            );
+        }
+        Self { reason, category: error.category(), message, passing }
     }
 }
 

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
-use tidings_crds::claims::{Claim, Claims, Conflict};
 use tidings_crds::condition::AcceptedReason;
-use tidings_crds::desired::subjects;
+use tidings_crds::desired::Rejection;
 use tidings_crds::key::ChannelKey;
+use tidings_crds::objection::objections;
 use tidings_crds::route::RouteState;
 use tidings_crds::stream::StreamSpec;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,7 @@ use crate::reconcile::{Context, reconcile};
 use crate::remove::{forget, remove, says_delete};
 use crate::report::Report;
 use crate::rollout::{ON_FILES, Rollout, Waiting};
-use crate::routes::{OwnRoute, RouteFiles};
+use crate::routes::{Found, OwnRoute, RouteFiles};
 use crate::table::table;
 
 /// Each is one or two calls to NATS and a small file; more at a time only makes NATS queue them.
@@ -129,8 +129,8 @@ impl Files {
     async fn pass(&mut self) -> Instant {
         let known = self.read().await;
         let owned = self.owned().await;
-        let conflicts = self.conflicts();
-        let again = self.reconcile_all(&conflicts).await;
+        let objections = self.objections();
+        let again = self.reconcile_all(&objections).await;
         let failed = if known { self.clear(&owned).await } else { false };
         // A start in the middle of writing would show and report an installation without Channels.
         if !(self.inventory.is_unsettled() && self.printed.is_empty()) {
@@ -202,26 +202,19 @@ impl Files {
         streams
     }
 
-    /// Who has which subject is what NATS said last; that it says nothing now changes nothing about that.
-    fn conflicts(&self) -> BTreeMap<ChannelKey, Conflict> {
-        let mut claims = Claims::default();
-        let streams = &self.streams;
-        let declared = self.inventory.declared();
-        for key in declared.keys().chain(streams.keys()) {
-            let wanted = match declared.get(key) {
-                Some(Declaration::Channel(channel)) => {
-                    subjects(channel, &self.ctx.installation.grants).unwrap_or_default()
-                }
-                Some(Declaration::Faulty(_)) | None => Vec::new(),
-            };
-            let held = streams.get(key).map(StreamSpec::held).unwrap_or_default();
-            claims.set(key.clone(), Claim { created: None, subjects: wanted, held });
-        }
-        claims.conflicts()
+    /// What quotas and other Channels say against each. Who has which subject is what NATS said last; that it says nothing now
+    /// changes nothing about that.
+    fn objections(&self) -> BTreeMap<ChannelKey, Rejection> {
+        let channels = self.inventory.declared().iter().filter_map(|(key, declaration)| match declaration {
+            Declaration::Channel(channel) => Some((key.clone(), &**channel)),
+            Declaration::Faulty(_) => None,
+        });
+        let held = self.streams.iter().map(|(key, stream)| (key.clone(), stream.held())).collect();
+        objections(&channels.collect(), &held, &self.ctx.installation)
     }
 
     /// Every Channel, each by itself; whether something failed that can succeed a little later.
-    async fn reconcile_all(&mut self, conflicts: &BTreeMap<ChannelKey, Conflict>) -> bool {
+    async fn reconcile_all(&mut self, objections: &BTreeMap<ChannelKey, Rejection>) -> bool {
         let (ctx, waiting) = (&self.ctx, &self.waiting);
         let declared = self.inventory.declared().iter();
         let reports: Vec<Report> = stream::iter(declared.map(|(key, declaration)| async move {
@@ -229,10 +222,14 @@ impl Files {
                 Declaration::Channel(channel) => {
                     let waited = waiting.waited(key, Instant::now());
                     let rollout = Rollout { gateways: None, waited, patience: ON_FILES };
-                    reconcile(ctx, channel, conflicts.get(key), &rollout).await
+                    reconcile(ctx, channel, objections.get(key), &rollout).await
                 }
                 Declaration::Faulty(message) => {
-                    Report::unusable(key.clone(), AcceptedReason::InvalidSpec, message.clone())
+                    let served = match ctx.routes.read(key).await {
+                        Ok(Found::Route(route)) => Some(*route).filter(|route| route.state == RouteState::Active),
+                        Ok(Found::Nothing | Found::Garbage) | Err(_) => None,
+                    };
+                    Report::unusable(key.clone(), AcceptedReason::InvalidSpec, message.clone(), served)
                 }
             }
         }))

@@ -242,8 +242,8 @@ impl Kubernetes {
                 metrics_of_states(&visits, &mut self.agenda);
                 self.jobs.spawn(async move { Done::Surveyed(survey(&visits).await) })
             }
-            Job::Visit { channel, conflict, rollout } => self.jobs.spawn(async move {
-                let visited = visits.visit(&channel, conflict.as_ref(), &rollout).await;
+            Job::Visit { channel, objection, rollout } => self.jobs.spawn(async move {
+                let visited = visits.visit(&channel, objection.as_ref(), &rollout).await;
                 Done::Visited(channel, visited)
             }),
             Job::Leave { key, marked, sweep } => self.jobs.spawn(async move {

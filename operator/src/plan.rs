@@ -8,7 +8,7 @@ use tidings_crds::grants::SubjectGrants;
 use tidings_crds::key::ChannelKey;
 use tidings_crds::position::Epoch;
 use tidings_crds::route::{Route, RouteState};
-use tidings_crds::stream::{Difference, Foreign, StreamSpec};
+use tidings_crds::stream::{CLUSTER_METADATA, Difference, Foreign, NAME_METADATA, NAMESPACE_METADATA, StreamSpec};
 use tidings_crds::subject::Pattern;
 use tidings_crds::topic::{TopicFilter, TopicSpace};
 
@@ -220,7 +220,7 @@ fn stream_step(key: &ChannelKey, desired: &Desired, observed: &Observed, fresh: 
                         ),
                     }
                 }
-                Difference::Foreign(foreign) => blocked_by_foreign(&spec.name, &foreign),
+                Difference::Foreign(foreign) => blocked_by_foreign(&spec.name, &foreign, spec),
             }
         }
     }
@@ -239,10 +239,20 @@ fn left_over(key: &ChannelKey, there: &ObservedStream) -> StreamStep {
     }
 }
 
-fn blocked_by_foreign(name: &str, foreign: &Foreign) -> StreamStep {
+fn blocked_by_foreign(name: &str, foreign: &Foreign, wanted: &StreamSpec) -> StreamStep {
     let way_out = match foreign {
         Foreign::Cluster(cluster) => format!("; an operator started with --cluster-id {cluster} goes on with it"),
-        Foreign::Unmarked { .. } | Foreign::Channel(_) => String::new(),
+        Foreign::Unmarked { .. } => {
+            let marks = [CLUSTER_METADATA, NAMESPACE_METADATA, NAME_METADATA].map(|mark| {
+                let value = wanted.metadata.get(mark).map(String::as_str).unwrap_or_default();
+                format!("{mark}={value}")
+            });
+            format!(
+                ". To let the Channel have it with its events, give it the metadata {}; or delete it",
+                marks.join(", ")
+            )
+        }
+        Foreign::Channel(_) => ". Delete it, or give the Channel another name".to_owned(),
     };
     StreamStep::Blocked {
         reason: ProgrammedReason::ForeignStream,
@@ -278,7 +288,7 @@ mod tests {
     fn installation(grants: &[&str]) -> Installation {
         let subjects = grants.iter().map(|subject| subject.parse().unwrap()).collect();
         let grants = SubjectGrants::new(vec![SubjectGrant { namespaces: vec!["shop".into()], subjects }]).unwrap();
-        Installation { cluster: "c".into(), grants }
+        Installation { cluster: "c".into(), grants, ..Installation::default() }
     }
 
     fn decide(channel: &Channel, observed: &Observed, grants: &[&str]) -> Plan {

@@ -36,6 +36,14 @@ pub struct Report {
     pub again: bool,
 }
 
+/// What becomes of the Route while a specification is refused.
+pub fn kept(served: Option<&Route>) -> &'static str {
+    match served {
+        Some(_) => "The last good route stays in force.",
+        None => "There is no route yet: nothing is served until the specification is accepted.",
+    }
+}
+
 // === impl Report ===
 
 impl Report {
@@ -75,17 +83,18 @@ impl Report {
     }
 
     /// A Channel whose manifest cannot be used at all; what it had stays in force.
-    pub fn unusable(key: ChannelKey, reason: AcceptedReason, message: String) -> Self {
+    /// `served` is the Route that is in force.
+    pub fn unusable(key: ChannelKey, reason: AcceptedReason, message: String, served: Option<Route>) -> Self {
         Self {
             key,
             accepted: reason,
             accepted_message: message,
             programmed: ProgrammedReason::NotAccepted,
-            programmed_message: "The last good route stays in force.".to_owned(),
+            programmed_message: kept(served.as_ref()).to_owned(),
             stream: None,
             epoch: None,
             subjects: Vec::new(),
-            served: None,
+            served,
             awaits: None,
             again: false,
         }

@@ -284,7 +284,8 @@ mod tests {
     }
 
     fn report(programmed: ProgrammedReason) -> Account {
-        let unusable = Report::unusable(ChannelKey::new("shop", "orders"), AcceptedReason::Accepted, "Good.".into());
+        let unusable =
+            Report::unusable(ChannelKey::new("shop", "orders"), AcceptedReason::Accepted, "Good.".into(), None);
         Account::Reconciled(Box::new(Report {
             programmed,
             programmed_message: format!("{programmed}."),

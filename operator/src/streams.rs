@@ -5,13 +5,13 @@
 //! Called by the reconcile steps only; every call has a deadline.
 
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::{RequestError, RequestErrorKind};
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, Event, ServerAddr};
+use async_nats::{Client, Event, ServerAddr, ServerError};
 use serde_json::{Value, json};
 use tidings_crds::login::LoginError;
 use tokio::sync::watch;
@@ -22,6 +22,7 @@ use crate::listing::{Listed, Listing, Next};
 use crate::login::NatsSettings;
 use crate::metrics::Metrics;
 use crate::ready::Ready;
+use crate::refusals::{Refusal, Refusals};
 
 /// Longer than a JetStream leader election (about 4 s at worst), so that one does not fail a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,6 +42,9 @@ const OVERLAP: u64 = 10065;
 /// "stream name already in use with a different configuration": somebody else was first.
 const NAME_IN_USE: u64 = 10058;
 
+/// "insufficient resources", "insufficient memory / storage resources available", "resource limits exceeded for account".
+const FULL: [u64; 4] = [10023, 10028, 10047, 10002];
+
 /// "incomplete results", "JetStream system temporarily unavailable", "JetStream cluster can not handle request".
 const PASSING: [u64; 3] = [10004, 10008, 10009];
 
@@ -59,6 +63,7 @@ pub struct Streams {
     metrics: Arc<Metrics>,
     connected: watch::Receiver<bool>,
     leadership: Leadership,
+    refusals: Arc<Mutex<Refusals>>,
 }
 
 /// Why the connection cannot even be tried.
@@ -108,6 +113,14 @@ pub enum StreamError {
         #[source]
         source: jetstream::Error,
     },
+    /// NATS does not permit it: trying again helps only after the permissions have changed.
+    #[error("failed to {verb}: {refusal}")]
+    Forbidden {
+        /// What was tried.
+        verb: String,
+        /// What is not permitted.
+        refusal: Refusal,
+    },
     /// Another operator does the writing.
     #[error("failed to {verb}: this operator does not lead")]
     NotLeading {
@@ -124,6 +137,7 @@ impl StreamError {
         match self {
             Self::Unreachable { .. } => "broker_unreachable",
             Self::Refused { .. } => "stream_refused",
+            Self::Forbidden { .. } => "broker_permission",
             Self::NotLeading { .. } => "not_leading",
         }
     }
@@ -142,14 +156,19 @@ impl StreamError {
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Refused { source, .. } => Some(source.to_string()),
-            Self::Unreachable { .. } | Self::NotLeading { .. } => None,
+            Self::Unreachable { .. } | Self::Forbidden { .. } | Self::NotLeading { .. } => None,
         }
+    }
+
+    /// Whether JetStream has no room: neither on disk nor in memory, or no more than the account may have.
+    pub fn is_full(&self) -> bool {
+        self.code().is_some_and(|code| FULL.contains(&code))
     }
 
     fn code(&self) -> Option<u64> {
         match self {
             Self::Refused { source, .. } => Some(source.error_code().0),
-            Self::Unreachable { .. } | Self::NotLeading { .. } => None,
+            Self::Unreachable { .. } | Self::Forbidden { .. } | Self::NotLeading { .. } => None,
         }
     }
 }
@@ -167,7 +186,8 @@ impl Streams {
         ready: Arc<Ready>,
     ) -> Result<Self, ConnectError> {
         let (told, connected) = watch::channel(false);
-        let facts = (Arc::clone(&metrics), ready);
+        let refusals = Arc::new(Mutex::new(Refusals::default()));
+        let facts = (Arc::clone(&metrics), ready, Arc::clone(&refusals));
         let url = without_password(&config.url);
         let servers = servers(&config.url).map_err(|source| ConnectError::Url { url: url.clone(), source })?;
         // Later the files may be broken for a while; now somebody is looking.
@@ -185,6 +205,9 @@ impl Streams {
             .ping_interval(Duration::from_secs(10))
             .reconnect_delay_callback(pause)
             .event_callback(move |event| {
+                if let Event::ServerError(ServerError::Other(said)) = &event {
+                    facts.2.lock().unwrap_or_else(PoisonError::into_inner).take(said, Instant::now());
+                }
                 on_event(&event, &told, &facts.0, &facts.1);
                 async {}
             });
@@ -193,7 +216,7 @@ impl Streams {
         info!(%url, "Connecting to NATS.");
         let mut context = jetstream::new(client.clone());
         context.set_timeout(CALL_TIMEOUT);
-        Ok(Self { client, context, metrics, connected, leadership: Leadership::always() })
+        Ok(Self { client, context, metrics, connected, leadership: Leadership::always(), refusals })
     }
 
     /// Changes streams only while leadership is held.
@@ -295,7 +318,14 @@ impl Streams {
         if !self.is_connected() {
             return Err(StreamError::Unreachable { verb, source: RequestError::new(RequestErrorKind::NoResponders) });
         }
-        match self.context.request(subject, request).await {
+        let answer = self.context.request(subject.clone(), request).await;
+        if answer.is_err() {
+            let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(refusal) = refusals.of(&format!("$JS.API.{subject}"), INBOX, Instant::now()) {
+                return Err(StreamError::Forbidden { verb, refusal });
+            }
+        }
+        match answer {
             Ok(Response::Ok(answer)) => Ok(answer),
             Ok(Response::Err { error }) if is_passing(&error) => Err(StreamError::Unreachable {
                 verb,

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use kube::api::DynamicObject;
 use tidings_crds::channel::{Channel, ReclaimPolicy};
-use tidings_crds::claims::Conflict;
 use tidings_crds::condition::{AcceptedReason, ProgrammedReason};
+use tidings_crds::desired::Rejection;
 use tidings_crds::key::ChannelKey;
 use tidings_crds::route::RouteState;
 use tidings_crds::stream::StreamSpec;
@@ -58,8 +58,8 @@ pub struct Visited {
 // === impl Visits ===
 
 impl Visits {
-    /// Visits a Channel. `conflict` is what the claims of all Channels say against it, `rollout` how far its Route has come.
-    pub async fn visit(&self, channel: &ObservedChannel, conflict: Option<&Conflict>, rollout: &Rollout) -> Visited {
+    /// Visits a Channel. `objection` is what quotas and other Channels say against it, `rollout` how far its Route has come.
+    pub async fn visit(&self, channel: &ObservedChannel, objection: Option<&Rejection>, rollout: &Rollout) -> Visited {
         if channel.deleting {
             return self.depart(channel).await;
         }
@@ -67,7 +67,7 @@ impl Visits {
             Ok(spec) => spec,
             Err(fault) => return Visited::undecodable(channel, fault, &self.ctx.routes),
         };
-        let report = reconcile(&self.ctx, spec, conflict, rollout).await;
+        let report = reconcile(&self.ctx, spec, objection, rollout).await;
         let mut visited = Visited { again: report.again, account: Account::Reconciled(Box::new(report)), object: None };
         if let Err(error) = self.hold(channel, spec, &mut visited).await {
             self.ctx.metrics.error(error.category());
@@ -212,8 +212,8 @@ fn refused(error: ApiError) -> Failure {
 
 impl Visited {
     fn undecodable(channel: &ObservedChannel, fault: &str, routes: &RouteMaps) -> Self {
-        let mut report = Report::unusable(channel.key.clone(), AcceptedReason::InvalidSpec, fault.to_owned());
-        report.served = routes.served(&channel.key);
+        let (key, served) = (channel.key.clone(), routes.served(&channel.key));
+        let report = Report::unusable(key, AcceptedReason::InvalidSpec, fault.to_owned(), served);
         Self { account: Account::Reconciled(Box::new(report)), object: None, again: false }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::stream::{Config, Info, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, Source, StorageType};
 use tempfile::TempDir;
 use tidings_crds::route::{Route, RouteState};
 use tidings_crds::topic::TopicSpace;
@@ -625,6 +625,118 @@ async fn the_permissions_that_are_given_out_are_enough() {
     rig.remove(&manifest);
     rig.gone(&manifest).await;
     assert!(!operator.process.output().to_lowercase().contains("permissions violation"));
+}
+
+#[tokio::test]
+async fn a_stream_that_others_edit_is_set_right_or_the_difference_is_named() {
+    let rig = Rig::start().await;
+    let [repaired, fed, sealed] = ["repaired", "fed", "sealed"].map(|name| Manifest::new("test", name));
+    for manifest in [&repaired, &fed, &sealed] {
+        rig.write(manifest);
+    }
+    let operator = rig.operator();
+    for manifest in [&repaired, &fed, &sealed] {
+        rig.served(manifest).await;
+    }
+    // What NATS lets go of again is set right, all of it at once.
+    let good = rig.stream(&repaired).await.expect("a stream").config;
+    let mut republish = good.republish.clone().expect("live messages");
+    republish.destination = "elsewhere.>".into();
+    let edited = Config {
+        republish: Some(republish),
+        discard: DiscardPolicy::New,
+        discard_new_per_subject: true,
+        max_messages_per_subject: 1,
+        no_ack: true,
+        ..good.clone()
+    };
+    rig.jetstream.update_stream(&edited).await.expect("an update");
+    eventually(PATIENCE, "the repair", || async {
+        let now = rig.stream(&repaired).await?.config;
+        let same = now.republish == good.republish && now.discard == good.discard && !now.no_ack;
+        (same && now.max_messages_per_subject == good.max_messages_per_subject).then_some(())
+    })
+    .await;
+    // What others bring in is not republished, and what is sealed stays so: both are said, and the Route stays.
+    rig.jetstream.create_stream(Config { name: "theirs".into(), ..Config::default() }).await.expect("a stream");
+    let source = Source { name: "theirs".into(), ..Source::default() };
+    let config = rig.stream(&fed).await.expect("a stream").config;
+    rig.jetstream.update_stream(Config { sources: Some(vec![source]), ..config }).await.expect("an update");
+    operator.says("mirror or sources is true and should be false").await;
+    let config = rig.stream(&sealed).await.expect("a stream").config;
+    rig.jetstream.update_stream(Config { sealed: true, ..config }).await.expect("an update");
+    operator.says("sealed is true and should be false").await;
+    assert!(rig.serves(&fed) && rig.serves(&sealed) && rig.serves(&repaired));
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_named() {
+    let publish = ["INFO.>", "LIST", "NAMES"].iter().map(|call| format!("$JS.API.STREAM.{call}")).collect();
+    let admin = User { name: "admin".into(), ..User::default() };
+    let subscribe = Some(vec!["_INBOX_tidings_operator.>".to_owned()]);
+    let operator = User { name: "operator".into(), publish: Some(publish), subscribe, ..User::default() };
+    let rig = Rig::start_with(NatsSettings { users: vec![admin, operator], ..NatsSettings::default() }).await;
+    rig.write(&Manifest::new("test", "orders"));
+    let (url, admin) = (rig.nats.url_of("operator"), Port::free());
+    let operator = Running { process: rig.program_at(&url, &admin).start(), admin };
+    operator.says("test/orders   BrokerPermission").await;
+    operator.says("NATS does not permit the operator to publish to $JS.API.STREAM.CREATE.*").await;
+}
+
+#[tokio::test]
+async fn a_quota_refuses_the_last_of_too_many_channels_until_there_is_room() {
+    let rig = Rig::start().await;
+    let quota = rig.settings("quotas: [{ namespaces: [test], channels: 2, bytes: 3Mi, replicas: 1 }]");
+    let [a, b, c] = ["a", "b", "c"].map(|name| Manifest::new("test", name).with("history/maxBytes", "1Mi"));
+    for manifest in [&a, &b, &c] {
+        rig.write(manifest);
+    }
+    let operator = rig.operator_with(|program| program.arg("--config").arg(&quota));
+    operator.says("the quota of the namespace test is 2 Channels, and older ones are 2").await;
+    rig.served(&a).await;
+    rig.served(&b).await;
+    assert!(rig.stream(&c).await.is_none() && rig.route(&c).is_none());
+    rig.write(&b.clone().with("history/maxBytes", "3Mi"));
+    operator.says("older Channels have 1048576, 2097152 are left, and this one wants 3145728").await;
+    rig.served(&c).await;
+    assert!(rig.serves(&b), "the last good Route stays");
+    let (status, output) = Program::built(BINARY).args(["check", "--config"]).arg(&quota).arg(rig.file(&a)).run().await;
+    assert!(status.success(), "{output}");
+    let greedy = Manifest::new("test", "a").with("history/replicas", 3).with("history/maxBytes", 1);
+    rig.write(&greedy);
+    let (status, output) = Program::built(BINARY).args(["check", "--config"]).arg(&quota).arg(rig.file(&a)).run().await;
+    assert_eq!(status.code(), Some(1));
+    assert!(output.contains("QuotaExceeded: the quota of the namespace test is 1 replicas"), "{output}");
+}
+
+#[tokio::test]
+async fn streams_that_come_and_go_never_hide_who_has_a_subject() {
+    let rig = Rig::start().await;
+    // In the order of names before the Channels' streams, and just as many as one page of the listing has.
+    let other = |name: String| Config {
+        subjects: vec![format!("other.{name}")],
+        name,
+        storage: StorageType::Memory,
+        ..Config::default()
+    };
+    for number in 0..255 {
+        rig.jetstream.create_stream(other(format!("AAA_{number:03}"))).await.expect("a stream");
+    }
+    let [holder, rival] = ["b", "a"].map(|name| Manifest::new("test", name).with("subjects", vec!["orders.>"]));
+    let granted = rig.settings("subjectGrants: [{ namespaces: [test], subjects: [orders.>] }]");
+    rig.write(&holder);
+    let operator = rig.operator_with(|program| program.arg("--config").arg(granted));
+    rig.served(&holder).await;
+    rig.write(&rival);
+    operator.says("SubjectConflict").await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(8) {
+        rig.jetstream.create_stream(other("AAA_churn".into())).await.expect("a stream");
+        rig.jetstream.delete_stream("AAA_churn").await.expect("deleted");
+    }
+    let lost = |line: &str| line.starts_with("test/b ") && line.contains("SubjectConflict");
+    let output = operator.process.output();
+    assert!(!output.lines().any(lost), "{output}");
 }
 
 #[tokio::test]
