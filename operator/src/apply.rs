@@ -13,7 +13,7 @@ use crate::document::{DocumentError, ObservedStream};
 use crate::failpoint;
 use crate::plan::{Later, Plan, RouteStep, StreamStep};
 use crate::reconcile::Context;
-use crate::report::kept;
+use crate::report::{Deed, kept};
 use crate::routes::Found;
 use crate::store::RouteStore;
 use crate::streams::{StreamError, Streams};
@@ -40,6 +40,8 @@ pub struct Applied {
     pub served: Option<Route>,
     /// The digest of the Route that gateways have to take before the stream gets its new subjects.
     pub awaits: Option<String>,
+    /// What was done to the stream.
+    pub deed: Deed,
     /// What failed.
     pub failure: Option<Failure>,
 }
@@ -90,6 +92,7 @@ pub async fn apply<R: RouteStore>(ctx: &Context<R>, plan: Plan) -> Applied {
         epoch,
         served,
         awaits: None,
+        deed: Deed::None,
         failure: Some(failure),
     };
     if let Some(later) = &later
@@ -97,10 +100,18 @@ pub async fn apply<R: RouteStore>(ctx: &Context<R>, plan: Plan) -> Applied {
     {
         return failed(failure, None, served);
     }
-    let (epoch, took_over) = match apply_stream(&ctx.streams, &key, stream).await {
-        Ok(Done::InPlace { epoch, took_over }) => (epoch, took_over),
+    let (epoch, took_over, deed) = match apply_stream(&ctx.streams, &key, stream).await {
+        Ok(Done::InPlace { epoch, took_over, deed }) => (epoch, took_over, deed),
         Ok(Done::Blocked { reason, message }) => {
-            return Applied { programmed: reason, message, epoch: None, served, awaits: None, failure: None };
+            return Applied {
+                programmed: reason,
+                message,
+                epoch: None,
+                served,
+                awaits: None,
+                deed: Deed::None,
+                failure: None,
+            };
         }
         Err(failure) => return failed(failure, None, served),
     };
@@ -133,7 +144,7 @@ pub async fn apply<R: RouteStore>(ctx: &Context<R>, plan: Plan) -> Applied {
             let served = Some(*route);
             if let Some(Later { digest, message, .. }) = later {
                 let (programmed, awaits) = (ProgrammedReason::Pending, Some(digest));
-                return Applied { programmed, message, epoch, served, awaits, failure: None };
+                return Applied { programmed, message, epoch, served, awaits, deed, failure: None };
             }
             if took_over {
                 (ProgrammedReason::TookOver, "The stream was there before, and goes on with its events.", served)
@@ -142,18 +153,20 @@ pub async fn apply<R: RouteStore>(ctx: &Context<R>, plan: Plan) -> Applied {
             }
         }
     };
-    Applied { programmed, message: message.to_owned(), epoch, served, awaits: None, failure: None }
+    Applied { programmed, message: message.to_owned(), epoch, served, awaits: None, deed, failure: None }
 }
 
 enum Done {
-    InPlace { epoch: Option<Epoch>, took_over: bool },
+    InPlace { epoch: Option<Epoch>, took_over: bool, deed: Deed },
     Blocked { reason: ProgrammedReason, message: String },
 }
 
 async fn apply_stream(streams: &Streams, key: &ChannelKey, step: StreamStep) -> Result<Done, Failure> {
-    let (info, took_over) = match step {
-        StreamStep::None => return Ok(Done::InPlace { epoch: None, took_over: false }),
-        StreamStep::Keep { epoch, took_over } => return Ok(Done::InPlace { epoch: Some(epoch), took_over }),
+    let (info, took_over, deed) = match step {
+        StreamStep::None => return Ok(Done::InPlace { epoch: None, took_over: false, deed: Deed::None }),
+        StreamStep::Keep { epoch, took_over } => {
+            return Ok(Done::InPlace { epoch: Some(epoch), took_over, deed: Deed::None });
+        }
         StreamStep::Blocked { reason, message } => return Ok(Done::Blocked { reason, message }),
         StreamStep::Unknown(failure) => return Err(failure),
         StreamStep::Create { name, config } => {
@@ -162,7 +175,7 @@ async fn apply_stream(streams: &Streams, key: &ChannelKey, step: StreamStep) -> 
                 answer => answer?,
             };
             info!(channel = %key, stream = name, "Stream created.");
-            (info, false)
+            (info, false, Deed::Created)
         }
         StreamStep::Update { name, config, fields, took_over } => {
             let info = match streams.update(&name, &config).await {
@@ -170,10 +183,10 @@ async fn apply_stream(streams: &Streams, key: &ChannelKey, step: StreamStep) -> 
                 answer => answer?,
             };
             info!(channel = %key, stream = name, fields = fields.join(","), took_over, "Stream updated.");
-            (info, took_over)
+            (info, took_over, Deed::Updated(fields))
         }
     };
-    Ok(Done::InPlace { epoch: Some(ObservedStream::from_info(info)?.epoch), took_over })
+    Ok(Done::InPlace { epoch: Some(ObservedStream::from_info(info)?.epoch), took_over, deed })
 }
 
 /// Says which stream has the subjects already, as far as that can be found out.

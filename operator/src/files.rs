@@ -28,7 +28,7 @@ use crate::listing::Listed;
 use crate::ready::Ready;
 use crate::reconcile::{Context, reconcile};
 use crate::remove::{forget, remove, says_delete};
-use crate::report::Report;
+use crate::report::{Before, Report};
 use crate::rollout::{ON_FILES, Rollout, Waiting};
 use crate::routes::{Found, OwnRoute, RouteFiles};
 use crate::table::table;
@@ -242,8 +242,20 @@ impl Files {
             self.waiting.set(&report.key, report.awaits.as_deref(), Instant::now());
         }
         let previous = std::mem::take(&mut self.reports);
-        let reports = reports.into_iter().map(|report| (report.key.clone(), report));
-        self.reports = reports.map(|(key, report)| (key.clone(), report.after(previous.get(&key)))).collect();
+        let reports = reports.into_iter().map(|report| {
+            let earlier = previous.get(&report.key);
+            let before = earlier.map(|earlier| {
+                let Before { had_stream, in_place } = earlier.before();
+                Before { had_stream, in_place: in_place && earlier.mark == report.mark }
+            });
+            let report = report.compared_with(before.unwrap_or_default());
+            if let Some(kind) = report.correction() {
+                ctx.metrics.stream_corrected(kind);
+                warn!(channel = %report.key, kind, "Others have deleted or changed a stream.");
+            }
+            (report.key.clone(), report.after(earlier))
+        });
+        self.reports = reports.collect();
         again
     }
 

@@ -34,11 +34,11 @@ use crate::config::KubernetesConfig;
 use crate::events::{Events, Publisher};
 use crate::failpoint;
 use crate::leadership::Leadership;
-use crate::notice::Notice;
+use crate::notice::{Notice, correction};
 use crate::observed::ObservedChannel;
 use crate::ready::Ready;
 use crate::route_maps::{FIELD_MANAGER, RouteMaps};
-use crate::status::{Change, document};
+use crate::status::{Account, Change, document};
 use crate::survey::Survey;
 use crate::visit::{Visited, Visits};
 use crate::watch::{Told, Watch};
@@ -264,7 +264,14 @@ impl Kubernetes {
         let (now, chance) = (Instant::now(), rand::random_range(0.0..=1.0));
         match done {
             Done::Surveyed(survey) => self.agenda.surveyed(survey, now),
-            Done::Visited(channel, visited) => self.agenda.visited(&channel, visited, now, chance),
+            Done::Visited(channel, visited) => {
+                let told = match &visited.account {
+                    Account::Reconciled(report) => correction(report),
+                    Account::Leaving(_) => None,
+                };
+                self.events.tell(&channel, told.into_iter().collect());
+                self.agenda.visited(&channel, visited, now, chance);
+            }
             Done::Left(key, left) => {
                 if let Err(error) = &left {
                     self.visits.ctx.metrics.error(error.category());

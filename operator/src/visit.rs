@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kube::api::DynamicObject;
 use tidings_crds::channel::{Channel, ReclaimPolicy};
-use tidings_crds::condition::{AcceptedReason, ProgrammedReason};
+use tidings_crds::condition::{AcceptedReason, ProgrammedReason, Reason};
 use tidings_crds::desired::Rejection;
 use tidings_crds::key::ChannelKey;
 use tidings_crds::route::RouteState;
@@ -23,7 +23,7 @@ use crate::finalizer::Finalizers;
 use crate::observed::{ABANDON_ANNOTATION, ObservedChannel};
 use crate::reconcile::{Context, reconcile};
 use crate::remove::may_delete;
-use crate::report::Report;
+use crate::report::{Before, Report};
 use crate::rollout::Rollout;
 use crate::route_maps::RouteMaps;
 use crate::status::Account;
@@ -67,7 +67,11 @@ impl Visits {
             Ok(spec) => spec,
             Err(fault) => return Visited::undecodable(channel, fault, &self.ctx.routes),
         };
-        let report = reconcile(&self.ctx, spec, objection, rollout).await;
+        let report = reconcile(&self.ctx, spec, objection, rollout).await.compared_with(before(channel));
+        if let Some(kind) = report.correction() {
+            self.ctx.metrics.stream_corrected(kind);
+            warn!(channel = %channel.key, kind, "Others have deleted or changed a stream.");
+        }
         let mut visited = Visited { again: report.again, account: Account::Reconciled(Box::new(report)), object: None };
         if let Err(error) = self.hold(channel, spec, &mut visited).await {
             self.ctx.metrics.error(error.category());
@@ -197,6 +201,15 @@ impl Visits {
         }
         Ok(())
     }
+}
+
+/// What the status says of the Channel.
+fn before(channel: &ObservedChannel) -> Before {
+    let programmed = channel.status.conditions.iter().find(|condition| condition.type_ == ProgrammedReason::TYPE);
+    let in_place = programmed.is_some_and(|condition| {
+        condition.status == "True" && condition.observed_generation == Some(channel.generation)
+    });
+    Before { had_stream: channel.status.epoch.is_some(), in_place }
 }
 
 fn policy(channel: &Channel) -> ReclaimPolicy {

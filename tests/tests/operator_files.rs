@@ -206,14 +206,13 @@ async fn drift_is_repaired_and_what_is_not_ours_is_kept() {
     let rig = Rig::start().await;
     let manifest = Manifest::new("test", "orders");
     rig.write(&manifest);
-    let _operator = rig.operator();
+    let operator = rig.operator();
     rig.served(&manifest).await;
     let good = rig.stream(&manifest).await.expect("a stream").config;
     let mut bad = Config { max_messages: 1, republish: None, allow_direct: false, ..good.clone() };
     bad.metadata.insert("team".into(), "shop".into());
     bad.description = Some("by hand".into());
     rig.jetstream.update_stream(&bad).await.expect("an update");
-    fs::remove_file(rig.route_file(&manifest)).expect("a Route");
     eventually(PATIENCE, "the repair", || async {
         let now = rig.stream(&manifest).await?.config;
         let repaired = now.max_messages == good.max_messages && now.republish == good.republish && now.allow_direct;
@@ -222,7 +221,22 @@ async fn drift_is_repaired_and_what_is_not_ours_is_kept() {
         (repaired && kept && rig.serves(&manifest)).then_some(())
     })
     .await;
+    operator.says("test/orders   StreamRepaired").await;
     rig.jetstream.delete_stream(manifest.stream()).await.expect("deleted");
+    rig.served(&manifest).await;
+    operator.says("test/orders   StreamRecreated").await;
+    // What the manifest itself asks for is no correction.
+    rig.write(&manifest.clone().with("history/maxMessages", 9));
+    eventually(PATIENCE, "the change", || async {
+        rig.stream(&manifest).await.is_some_and(|stream| stream.config.max_messages == 9)
+    })
+    .await;
+    let (_, metrics) = operator.get("/metrics").await.expect("metrics");
+    for kind in ["recreated", "repaired"] {
+        let counted = format!("tidings_operator_stream_corrections_total{{kind=\"{kind}\"}} 1");
+        assert!(metrics.contains(&counted), "{metrics}");
+    }
+    fs::remove_file(rig.route_file(&manifest)).expect("a Route");
     rig.served(&manifest).await;
 }
 
