@@ -100,8 +100,9 @@ pub enum TokenSource {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CorsSpec {
-    /// The origins of the pages that may, exactly as browsers send them (https://shop.example,
-    /// http://localhost:5173), or the single entry * for all. Absent means: only pages of the gateway's own origin.
+    /// The origins of the pages that may, as browsers send them (https://shop.example, http://localhost:5173).
+    /// https://*.shop.example stands for every host with one label more, and the single entry * for all origins.
+    /// Absent means: only pages of the gateway's own origin.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 32),

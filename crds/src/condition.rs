@@ -89,6 +89,7 @@ reasons! {
         InvalidSubjects => False, "A subject is malformed, reserved, or overlaps another subject of the same Channel.";
         SubjectNotGranted => False, "A subject lies outside the Channel's own, and no grant of the administrator covers it.";
         SubjectConflict => False, "Another Channel has a subject that overlaps.";
+        QuotaExceeded => False, "The namespace has a quota, and the Channel is above it; the message says which limit, what is used and what to change.";
         ForeignController => False, "Another installation serves the Channel; this one leaves it alone. Told as an Event: the status is the other's.";
     }
 }
@@ -98,10 +99,14 @@ reasons! {
     ProgrammedReason of "Programmed" {
         Programmed => True, "Stream and route are as the specification wants them.";
         TookOver => True, "As Programmed; the stream was there before, kept from an earlier Channel of the same name, and was taken over with its events.";
-        NotAccepted => False, "The specification is refused; the last good route stays in force.";
-        Pending => Unknown, "The specification is accepted and not yet applied.";
+        NotAccepted => False, "The specification is refused; the last good route stays in force, where there is one.";
+        Pending => Unknown, "The specification is accepted and not yet applied; while gateways take a Route with new subjects, the message says which.";
         ForeignStream => False, "A stream of this name exists and does not belong to this Channel. It is never changed or deleted.";
         ImmutableDifference => False, "The stream exists with settings that NATS cannot change. It is never deleted and created again; the message says what to do.";
+        StreamRecreated => True, "As Programmed; the stream was gone with all its events, and was created again.";
+        StreamRepaired => True, "As Programmed; the stream had been changed by others, and was set right.";
+        StorageFull => False, "JetStream has no room for the stream; the message says what to do.";
+        BrokerPermission => False, "NATS does not permit the operator what it needs; the message names the permission.";
         StreamRefused => False, "NATS refused the stream; the message quotes it.";
         RouteFailed => False, "The route could not be written.";
         BrokerUnreachable => Unknown, "NATS cannot be reached.";

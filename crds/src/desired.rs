@@ -1,7 +1,7 @@
 //! The pure step from a Channel to what should exist for it: a stream and a Route, or a refusal.
 //!
 //! A refusal is a result, not an error: it becomes the condition `Accepted=False`, and the last good Route stays in
-//! force. After this step nobody reads the raw specification. What other Channels want comes in as a [`Conflict`].
+//! force. After this step nobody reads the raw specification. What other Channels want comes in as an objection.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use crate::fault::Fault;
 use crate::grants::{SubjectGrants, own_base};
 use crate::history::HistorySpec;
 use crate::key::ChannelKey;
+use crate::quota::Quotas;
 use crate::route::{
     ROUTE_VERSION, Route, RouteAccess, RouteCors, RouteEvents, RouteGrant, RouteLimits, RouteSource, RouteState,
 };
@@ -34,6 +35,8 @@ pub struct Installation {
     pub cluster: String,
     /// The subjects granted beside the Channels' own.
     pub grants: SubjectGrants,
+    /// What namespaces may have at most.
+    pub quotas: Quotas,
 }
 
 /// What becomes of a Channel.
@@ -67,15 +70,20 @@ pub struct Rejection {
     pub message: String,
 }
 
-/// What should exist for `channel`. `conflict` is what [`crate::claims`] found against it.
-pub fn desired(channel: &Channel, installation: &Installation, conflict: Option<&Conflict>) -> Verdict {
+impl From<&Conflict> for Rejection {
+    fn from(conflict: &Conflict) -> Self {
+        Self { reason: AcceptedReason::SubjectConflict, message: conflict.to_string() }
+    }
+}
+
+/// What should exist for `channel`. `objection` is what [`crate::objection`] found against it.
+pub fn desired(channel: &Channel, installation: &Installation, objection: Option<&Rejection>) -> Verdict {
     let subjects = match subjects(channel, &installation.grants) {
         Ok(subjects) => subjects,
         Err(rejection) => return Verdict::Rejected(rejection),
     };
-    if let Some(conflict) = conflict {
-        let message = conflict.to_string();
-        return Verdict::Rejected(Rejection { reason: AcceptedReason::SubjectConflict, message });
+    if let Some(objection) = objection {
+        return Verdict::Rejected(objection.clone());
     }
     match build(channel, installation, subjects) {
         Ok(desired) => Verdict::Accepted(Box::new(desired)),

@@ -3,6 +3,7 @@
 //! What the API server would refuse is refused here too: unknown fields, the bounds of the schema, and the rules over a
 //! Channel. Pure: the text comes in, Channels and faults go out; which files there are is the operator's matter.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -13,12 +14,18 @@ use crate::channel::{Channel, ChannelSpec};
 use crate::definition::API_VERSION;
 use crate::fault::Fault;
 use crate::key::ChannelKey;
-use crate::{locate, rule, schema};
+use crate::{locate, nesting, rule, schema};
 
 /// Where a Channel belongs that names no namespace, as for `kubectl` without a context.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
 const GROUP: &str = "tidings.dev";
+
+/// The byte order mark, U+FEFF.
+const MARK: char = '\u{feff}';
+
+/// Faults told of one document: each costs another reading of it for its line.
+const MOST_FAULTS: usize = 32;
 
 /// One object of a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,9 +63,29 @@ pub struct Located {
 
 /// Reads every object of a file, in order. Empty documents are left out.
 pub fn read(text: &str) -> Vec<Document> {
-    let mut documents: Vec<Document> = chunks(text).flat_map(|chunk| chunk.documents()).collect();
+    let text = without_byte_order_marks(text);
+    let mut documents: Vec<Document> = chunks(&text).flat_map(|chunk| chunk.documents()).collect();
     refuse_duplicates(&mut documents);
     documents
+}
+
+/// A YAML text without the byte order marks that editors put before a document, and joined files have in the middle.
+pub fn without_byte_order_marks(text: &str) -> Cow<'_, str> {
+    if !text.contains(MARK) {
+        return Cow::Borrowed(text);
+    }
+    let mut clean = String::with_capacity(text.len());
+    // Whether nothing of the document has been seen: later in it a mark would be a character of a text.
+    let mut fresh = true;
+    for line in text.split_inclusive('\n') {
+        let unmarked = line.trim_start_matches(MARK);
+        let marker = is_marker(unmarked);
+        let line = if fresh || marker { unmarked } else { line };
+        let content = line.trim();
+        fresh = marker || (fresh && (content.is_empty() || content.starts_with('#')));
+        clean.push_str(line);
+    }
+    Cow::Owned(clean)
 }
 
 // === impl Located ===
@@ -89,9 +116,7 @@ fn chunks(text: &str) -> impl Iterator<Item = Chunk<'_>> {
     let mut starts = vec![(0, 0)];
     let mut offset = 0;
     for (number, line) in text.split_inclusive('\n').enumerate() {
-        let marker =
-            line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
-        if marker && offset > 0 {
+        if is_marker(line) && offset > 0 {
             starts.push((offset, number));
         }
         offset += line.len();
@@ -101,6 +126,11 @@ fn chunks(text: &str) -> impl Iterator<Item = Chunk<'_>> {
         .into_iter()
         .zip(ends)
         .filter_map(|((start, before), end)| Some(Chunk { before, text: text.get(start..end)? }))
+}
+
+/// Whether a line begins a document.
+fn is_marker(line: &str) -> bool {
+    line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
 impl Chunk<'_> {
@@ -128,6 +158,10 @@ impl Chunk<'_> {
             let line = error.location().map_or(self.first_line(), |location| self.before + location.line());
             Located { line, fault: Fault::new("", format!("no YAML: {error}")) }
         };
+        if let Some(line) = nesting::too_deep(self.text) {
+            let message = format!("nested more than {} deep, which is no manifest", nesting::DEEPEST);
+            return Err(Located { line: self.before + line, fault: Fault::new("", message) });
+        }
         let mut yaml: serde_yaml::Value = serde_yaml::from_str(self.text).map_err(unreadable)?;
         yaml.apply_merge().map_err(unreadable)?;
         json(yaml, "").map_err(|fault| self.locate(fault))
@@ -140,8 +174,13 @@ impl Chunk<'_> {
         let content = match object.read() {
             Ok(content) => content,
             Err(mut faults) => {
+                let more = faults.len().saturating_sub(MOST_FAULTS);
+                faults.truncate(MOST_FAULTS);
                 for fault in &mut faults {
                     fault.path.insert_str(0, &object.prefix);
+                }
+                if more > 0 {
+                    faults.push(Fault::new(object.prefix.trim_end_matches('.'), format!("and {more} more faults")));
                 }
                 let mut located: Vec<Located> = faults.into_iter().map(|fault| self.locate(fault)).collect();
                 located.sort_by_key(|located| located.line);
@@ -188,6 +227,10 @@ impl Object {
             }
             Some(GROUP) if kind == "Channel" => channel(object).map(|channel| Content::Channel(Box::new(channel))),
             Some(GROUP) => Err(vec![Fault::new("kind", format!("write Channel, not {kind}"))]),
+            // Others have a kind of this name, each in a group of their own.
+            Some(group) if kind == "Channel" && (group.contains("tidings") || !api_version.contains('/')) => {
+                Err(vec![Fault::new("apiVersion", format!("write {API_VERSION}, not {api_version}"))])
+            }
             _ => Ok(Content::Skipped { kind: format!("{api_version} {kind}") }),
         }
     }

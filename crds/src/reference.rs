@@ -11,12 +11,24 @@ const HEAD: &str = "\
 <!-- Generated from the types in crds/ by `make generate`. Do not edit. -->
 # Channel
 
-`channels.tidings.dev`, version `v1alpha1`, namespaced, short name `tch`, category `tidings`. Knative has a kind of the
+`channels.tidings.dev`, `apiVersion: tidings.dev/v1alpha1`, namespaced, short name `tch`, category `tidings`. Knative has a kind of the
 same name: where both are installed, write `kubectl get channels.tidings.dev`. The fields are also what
 `kubectl explain channels.tidings.dev.spec` shows.
 
 A Channel's name is a DNS label without dots, because it becomes a part of NATS subjects. `spec` may be left out: then
-everything has its default.
+everything has its default. A whole manifest:
+
+```yaml
+apiVersion: tidings.dev/v1alpha1
+kind: Channel
+metadata:
+  name: orders
+  namespace: shop
+spec:
+  history: { maxAgeSeconds: 86400, maxBytes: 1Gi }
+  access:
+    subscribe: { mode: Token, topics: [all, \"user.{sub}\"] }
+```
 
 ";
 

@@ -116,7 +116,7 @@ pub struct RouteGrant {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RouteCors {
-    /// Exact origins, as in `https://shop.example`, or the single entry `*`.
+    /// Origins, as in `https://shop.example` or `https://*.shop.example`, or the single entry `*`: see [`crate::origin`].
     pub origins: Vec<String>,
     /// Whether cookies may be sent along.
     pub allow_credentials: bool,

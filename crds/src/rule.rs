@@ -15,7 +15,7 @@ use crate::channel::{ChannelSpec, DEFAULT_CLASS, Durability};
 use crate::events::Start;
 use crate::fault::Fault;
 use crate::history::Storage;
-use crate::subject::{Pattern, PatternError};
+use crate::subject::{MAX_SUBJECT_BYTES, Pattern, PatternError};
 use crate::template::{TemplateError, TopicTemplate, runs_together};
 
 /// The first token of the subjects that Tidings' own channels have by default.
@@ -23,6 +23,8 @@ pub const BASE_PREFIX: &str = "tidings";
 
 /// The first token of the subjects below which NATS repeats what streams have stored; nobody's channel.
 pub const LIVE_PREFIX: &str = "tidings-live";
+
+const _: () = assert!(MAX_SUBJECT_BYTES == 255, "the rules over subjects and topics spell it out");
 
 /// No stream of NATS is larger: 1 PiB.
 const MAX_STREAM_BYTES: u64 = 1 << 50;
@@ -71,10 +73,11 @@ macro_rules! claims_run_together {
     };
 }
 
-/// An origin as browsers serialise it (Fetch standard, `Origin`), any scheme: apps send their own.
+/// An origin as browsers serialise it (Fetch standard, `Origin`), any scheme: apps send their own. `*.` before a host of at
+/// least two labels stands for one label: see [`crate::origin`].
 macro_rules! origin {
     () => {
-        r"^[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?$"
+        r"^[a-z][a-z0-9+.-]*://([*][.][a-z0-9_-]+([.][a-z0-9_-]+)+|[a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?$"
     };
 }
 
@@ -103,12 +106,18 @@ const OBJECT_RULES: [Rule; 2] = [
 ];
 
 /// Rules over `spec`.
-const SPEC_RULES: [Rule; 10] = [
+const SPEC_RULES: [Rule; 11] = [
     Rule {
         path: ".subjects",
         cel: concat!("!has(self.subjects) || self.subjects.all(s, s.matches(r'", subject!(), "'))"),
         message: "a subject is at most 32 tokens joined by dots, without spaces; the wildcard * stands for one whole token, > for all that follow: write orders.new, orders.* or orders.>",
         holds: |_, spec| spec.subjects.iter().all(|text| is_subject(text)),
+    },
+    Rule {
+        path: ".subjects",
+        cel: r"!has(self.subjects) || self.subjects.all(s, size(bytes(s)) <= 255)",
+        message: "a subject has at most 255 bytes, and letters outside ASCII take two to four each: write a shorter one",
+        holds: |_, spec| spec.subjects.iter().all(|text| text.len() <= MAX_SUBJECT_BYTES),
     },
     Rule {
         path: ".subjects",
@@ -164,22 +173,22 @@ const SPEC_RULES: [Rule; 10] = [
             default_port!(),
             "')))"
         ),
-        message: "write an origin as browsers send it: scheme, host and a port that is not the scheme's own, in lower case and without a path, as in https://shop.example or http://localhost:5173",
+        message: "write an origin as browsers send it: scheme, host and a port that is not the scheme's own, in lower case and without a path, as in https://shop.example or http://localhost:5173; *. before a host of two labels or more stands for one label, as in https://*.shop.example",
         holds: |_, spec| spec.cors.origins.iter().all(|text| is_origin(text)),
     },
     Rule {
         path: ".cors.origins",
         cel: r"!has(self.cors) || !has(self.cors.origins) || size(self.cors.origins) <= 1 || !self.cors.origins.exists(o, o == '*')",
-        message: r#"* already stands for every origin: write origins: ["*"], or only exact origins"#,
+        message: r#"* already stands for every origin: write origins: ["*"], or only others"#,
         holds: |_, spec| spec.cors.origins.len() <= 1 || !spec.cors.origins.iter().any(|origin| origin == "*"),
     },
     Rule {
         path: ".cors.allowCredentials",
-        cel: r"!has(self.cors) || !has(self.cors.allowCredentials) || !self.cors.allowCredentials || (has(self.cors.origins) && size(self.cors.origins) > 0 && !self.cors.origins.exists(o, o == '*'))",
+        cel: r"!has(self.cors) || !has(self.cors.allowCredentials) || !self.cors.allowCredentials || (has(self.cors.origins) && size(self.cors.origins) > 0 && !self.cors.origins.exists(o, o.contains('*')))",
         message: r#"cookies go only to exact origins: write origins: ["https://shop.example"], or allowCredentials: false"#,
         holds: |_, spec| {
             let origins = &spec.cors.origins;
-            !spec.cors.allow_credentials || (!origins.is_empty() && !origins.iter().any(|origin| origin == "*"))
+            !spec.cors.allow_credentials || (!origins.is_empty() && !origins.iter().any(|origin| origin.contains('*')))
         },
     },
 ];
@@ -196,6 +205,15 @@ macro_rules! direction_rules {
                 ),
                 message: "a topic is at most 32 tokens joined by dots, without spaces; * stands for one whole token, > for all that follow, a claim stands in braces, a single dot is the empty topic: write all, news.*, orders.>, user.{sub} or .",
                 holds: |_, spec| spec.access.$field.topics.iter().all(|text| is_template(text)),
+            },
+            Rule {
+                path: concat!(".access.", $name, ".topics"),
+                cel: concat!(
+                    "!has(self.access) || !has(self.access.", $name, ") || !has(self.access.", $name, ".topics) || ",
+                    "self.access.", $name, ".topics.all(t, size(bytes(t)) <= 255)"
+                ),
+                message: "a topic has at most 255 bytes, and letters outside ASCII take two to four each: write a shorter one",
+                holds: |_, spec| spec.access.$field.topics.iter().all(|text| text.len() <= MAX_SUBJECT_BYTES),
             },
             Rule {
                 path: concat!(".access.", $name, ".topics"),
@@ -233,8 +251,8 @@ macro_rules! direction_rules {
     };
 }
 
-const SUBSCRIBE_RULES: [Rule; 4] = direction_rules!("subscribe", subscribe);
-const PUBLISH_RULES: [Rule; 4] = direction_rules!("publish", publish);
+const SUBSCRIBE_RULES: [Rule; 5] = direction_rules!("subscribe", subscribe);
+const PUBLISH_RULES: [Rule; 5] = direction_rules!("publish", publish);
 
 /// Rules over a change of `spec`. They stand here and not beside their fields, because a rule inside an object does not
 /// run when the whole object is removed; and they spell out what absence means.
@@ -310,8 +328,7 @@ pub fn is_label(text: &str) -> bool {
     (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
-/// The schema counts characters and cannot tell that a subject of 255 of them has too many bytes; whoever reads the
-/// subjects does.
+/// Too many bytes are a rule of their own.
 fn is_subject(text: &str) -> bool {
     matches!(text.parse::<Pattern>(), Ok(_) | Err(PatternError::TooLong))
 }

@@ -16,6 +16,7 @@ use tidings_crds::desired::{Desired, Installation, Rejection, Verdict, desired, 
 use tidings_crds::grants::{SubjectGrant, SubjectGrants};
 use tidings_crds::route::{Route, RouteSource};
 use tidings_crds::rule;
+use tidings_crds::schema;
 use tidings_crds::stream::StreamSpec;
 use tidings_crds::subject::Pattern;
 use tidings_crds::topic::TopicSpace;
@@ -35,7 +36,7 @@ fn installation(grants: &[(&str, &str)]) -> Installation {
         subjects: vec![subject.parse().unwrap()],
     };
     let grants = SubjectGrants::new(grants.iter().map(grant).collect()).unwrap();
-    Installation { cluster: "prod".to_owned(), grants }
+    Installation { cluster: "prod".to_owned(), grants, ..Installation::default() }
 }
 
 fn accepted(spec: Value) -> Desired {
@@ -307,7 +308,7 @@ fn a_conflict_refuses_an_otherwise_good_channel() {
     let conflicts = claims.conflicts();
     let verdict = |namespace: &str| {
         let channel = channel(namespace, "orders", json!({ "subjects": ["orders.new"] }));
-        desired(&channel, &installation, conflicts.get(&channel.key()))
+        desired(&channel, &installation, conflicts.get(&channel.key()).map(Rejection::from).as_ref())
     };
     assert!(matches!(verdict("shop"), Verdict::Accepted(_)));
     let message = "orders.new belongs to the Channel shop/orders, which is older".to_owned();
@@ -346,6 +347,27 @@ proptest! {
                 }
             }
             Verdict::Rejected(rejection) => prop_assert!(!rejection.message.is_empty()),
+        }
+    }
+
+    /// Whatever the API server and `check` let pass, gateways take: only subjects can be refused after that.
+    #[test]
+    fn what_schema_and_rules_accept_gives_a_route_that_gateways_take(spec in arbitrary::spec()) {
+        let raw = serde_json::to_value(&spec).unwrap();
+        if !schema::faults("spec", &raw).is_empty() || !rule::broken("orders", &spec).is_empty() {
+            return Ok(());
+        }
+        let mut channel = Channel::new("orders", spec);
+        channel.metadata.namespace = Some("shop".to_owned());
+        match desired(&channel, &installation(&[("shop", "orders.>"), ("shop", "news.>"), ("shop", "ä.>")]), None) {
+            Verdict::Accepted(desired) => {
+                let read = Route::from_yaml(&desired.route.to_yaml());
+                prop_assert_eq!(read.unwrap(), desired.route);
+            }
+            Verdict::Rejected(Rejection { reason, message }) => {
+                let overlap = reason == AcceptedReason::InvalidSubjects && message.contains(" overlaps ");
+                prop_assert!(overlap || reason == AcceptedReason::SubjectNotGranted, "{reason}: {message}");
+            }
         }
     }
 

@@ -72,6 +72,48 @@ metadata:
 }
 
 #[test]
+fn a_channel_of_another_api_version_is_a_fault_and_a_kind_of_others_is_not() {
+    for wrong in
+        ["channels.tidings.dev/v1alpha1", "tidings/v1alpha1", "v1alpha1", "v1", "tidings.dev", "tidings.dev/v1"]
+    {
+        let text = format!("# A comment.\napiVersion: {wrong}\nkind: Channel\nmetadata: {{ name: orders }}\n");
+        assert_eq!(faults(&text), [format!("2: apiVersion: write tidings.dev/v1alpha1, not {wrong}")]);
+    }
+    assert!(faults("apiVersion: messaging.knative.dev/v1\nkind: Channel\nmetadata: { name: orders }\n").is_empty());
+}
+
+#[test]
+fn byte_order_marks_stand_before_any_document() {
+    let text = format!("\u{feff}{HEAD}---\n\u{feff}# Joined.\n\u{feff}{}\u{feff}---\n{}", named("b"), named("c"));
+    assert_eq!(channels(&text).len(), 3);
+    assert_eq!(faults(&format!("\u{feff}{HEAD}spec: {{ colour: red }}\n")).len(), 1);
+    // Anywhere else it is what it is: a character.
+    let text = format!("{HEAD}spec: {{ access: {{ subscribe: {{ topics: ['\u{feff}a'] }} }} }}\n");
+    assert_eq!(one(&text).spec.access.subscribe.topics, ["\u{feff}a"]);
+}
+
+fn named(name: &str) -> String {
+    HEAD.replace("name: orders", &format!("name: {name}"))
+}
+
+#[test]
+fn a_text_that_is_nested_too_deep_is_refused_before_it_is_parsed() {
+    let begun = std::time::Instant::now();
+    let deep = format!("{HEAD}spec: {}", "[".repeat(4 << 20));
+    assert_eq!(faults(&deep), ["4: nested more than 128 deep, which is no manifest"]);
+    let json = format!("{}{}", "{\"a\":".repeat(1 << 20), "1");
+    assert_eq!(faults(&json).len(), 1);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_document_full_of_faults_is_told_in_a_few() {
+    let fields: String = (0..20_000).map(|number| format!("  x{number}: 1\n")).collect();
+    let faults = faults(&format!("{HEAD}spec:\n{fields}"));
+    assert_eq!((faults.len(), faults[0].as_str()), (33, "1: and 19968 more faults"));
+}
+
+#[test]
 fn documents_and_lists_are_read_one_by_one() {
     let text = format!(
         "# A file.\n---\n{HEAD}---\n# Nothing here.\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: x }}\n--- # next\n

@@ -77,6 +77,8 @@ fn sound() -> Vec<Value> {
             "allowCredentials": true,
         } }),
         json!({ "cors": { "origins": ["https://shop.example:80", "http://shop.example:443"] } }),
+        json!({ "cors": { "origins": ["https://*.shop.example", "https://*.shop.example:8443", "https://shop.example"] } }),
+        json!({ "access": { "subscribe": { "topics": ["é".repeat(127)] } } }),
     ]
 }
 
@@ -111,6 +113,13 @@ fn unsound() -> Vec<(Value, Vec<&'static str>)> {
         (json!({ "access": { "publish": { "topics": ["x.{a}-{b}"] } } }), vec!["spec.access.publish.topics"]),
         (origins(&["*", "https://shop.example"]), vec!["spec.cors.origins"]),
         (json!({ "cors": { "allowCredentials": true } }), vec!["spec.cors.allowCredentials"]),
+        (
+            json!({ "cors": { "allowCredentials": true, "origins": ["https://*.shop.example"] } }),
+            vec!["spec.cors.allowCredentials"],
+        ),
+        (topics(&"é".repeat(128)), vec!["spec.access.subscribe.topics"]),
+        (json!({ "access": { "publish": { "topics": ["é".repeat(128)] } } }), vec!["spec.access.publish.topics"]),
+        (json!({ "subjects": ["é".repeat(128)] }), vec!["spec.subjects"]),
         (json!({ "cors": { "allowCredentials": true, "origins": ["*"] } }), vec!["spec.cors.allowCredentials"]),
     ];
     for subject in ["a..b", ".a", "a.", "a b", "a.x*", "a.>.b", "a\tb", "a\u{a0}b", "a\u{2028}b", "a\u{7f}b"] {
@@ -136,13 +145,17 @@ fn unsound() -> Vec<(Value, Vec<&'static str>)> {
         "https://shop.example/",
         "https://Shop.example",
         "HTTPS://shop.example",
+        "https://*.example",
+        "https://*shop.example",
+        "https://a.*.shop.example",
+        "https://*.*.shop.example",
+        "https://*.[::1]",
         "https://shop.example:443",
         "http://[::1]:80",
         "https://shop.example:",
         "https://shop.example:0",
         "https://user@shop.example",
         "https://",
-        "https://*.shop.example",
         "http://[::1",
         "http://[]",
         "null",

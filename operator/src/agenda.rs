@@ -11,9 +11,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::DynamicObject;
 use kube::runtime::watcher;
 use tidings_crds::channel::ChannelStatus;
-use tidings_crds::claims::{Claim, Claims, Conflict};
-use tidings_crds::desired::{Installation, subjects};
+use tidings_crds::claims::{Claim, Claims};
+use tidings_crds::desired::{Installation, Rejection, subjects};
 use tidings_crds::key::ChannelKey;
+use tidings_crds::quota::Demand;
 use tidings_crds::route::Route;
 use tidings_crds::subject::Pattern;
 
@@ -25,6 +26,7 @@ use crate::notice::{Notice, notices};
 use crate::observed::ObservedChannel;
 use crate::queue::Queue;
 use crate::ready_rule::BROKER_PATIENCE;
+use crate::rollout::{ON_KUBERNETES, Rollout, Waiting};
 use crate::status::{Account, Change, Outlook, change, status};
 use crate::survey::{Survey, Surveys};
 use crate::visit::Visited;
@@ -38,6 +40,9 @@ const MOST_WRITES: usize = 8;
 /// A Channel that is in place is compared by every survey, and visited only when that shows a difference; and, in case a
 /// notice of one is ever missed, after this many resyncs.
 const SETTLED: u32 = 10;
+
+/// How often a Channel is looked at that waits for gateways to take its Route; their beats hasten it.
+const LOOK_AT_ROLLOUT: Duration = Duration::from_secs(5);
 
 /// How long the first visits wait for NATS, so that a normal start does not begin with failures.
 const FIRST_CONNECTION: Duration = Duration::from_secs(2);
@@ -68,8 +73,10 @@ pub enum Job {
     Visit {
         /// As it was observed.
         channel: Box<ObservedChannel>,
-        /// What the claims of all Channels say against it.
-        conflict: Option<Conflict>,
+        /// What quotas and the claims of all Channels say against it.
+        objection: Option<Rejection>,
+        /// How far its Route has come.
+        rollout: Rollout,
     },
     /// Clear away what a Channel left that is gone, or no longer ours.
     Leave {
@@ -105,8 +112,13 @@ pub struct Agenda {
     budget: Budget,
     claims: Claims,
     claims_changed: bool,
-    conflicts: BTreeMap<ChannelKey, Conflict>,
+    /// What the Channels that are in order ask for, where there are quotas.
+    demands: BTreeMap<ChannelKey, Demand>,
+    demands_changed: bool,
+    exceeded: BTreeMap<ChannelKey, Rejection>,
+    objections: BTreeMap<ChannelKey, Rejection>,
     surveys: Surveys,
+    waiting: Waiting,
     /// Since when Routes without a Channel have been seen as removed.
     marked: BTreeMap<ChannelKey, Instant>,
     started: Instant,
@@ -134,7 +146,11 @@ impl Agenda {
             budget: Budget::new(now),
             claims: Claims::default(),
             claims_changed: false,
-            conflicts: BTreeMap::new(),
+            demands: BTreeMap::new(),
+            demands_changed: false,
+            exceeded: BTreeMap::new(),
+            objections: BTreeMap::new(),
+            waiting: Waiting::default(),
             marked: BTreeMap::new(),
             started: now,
             broker_away: Some(now),
@@ -196,6 +212,7 @@ impl Agenda {
     pub fn take_slice(&mut self, event: watcher::Event<k8s_openapi::api::discovery::v1::EndpointSlice>, now: Instant) {
         if self.gateways.take_slice(event, now) {
             self.all_statuses(now);
+            self.all_waiting(now);
         }
     }
 
@@ -204,10 +221,14 @@ impl Agenda {
         let before = self.gateways.counts(now);
         for key in self.gateways.take_beat(beat, now) {
             self.statuses.add(&key, now);
+            if self.waiting.is_waiting(&key) {
+                self.visits.add(&key, now);
+            }
         }
         // One that is heard again, or for the first time, concerns Channels of which it says nothing new.
         if self.gateways.counts(now) != before {
             self.all_statuses(now);
+            self.all_waiting(now);
         }
     }
 
@@ -285,8 +306,18 @@ impl Agenda {
                 self.claim(key);
             }
         }
+        let awaits = match &visited.account {
+            Account::Reconciled(report) => report.awaits.as_deref(),
+            Account::Leaving(_) => None,
+        };
+        self.waiting.set(key, awaits, now);
         if visited.again {
             self.visits.failed(key, now, chance);
+        } else if let Some(digest) = awaits {
+            // A beat may have been faster than the answer.
+            let reached = self.rollout(key, now).has_reached(digest);
+            self.visits.done(key);
+            self.visits.add(key, if reached { now } else { now + LOOK_AT_ROLLOUT });
         } else {
             self.visits.done(key);
             let settled = matches!(&visited.account, Account::Reconciled(report) if report.is_programmed());
@@ -425,12 +456,13 @@ impl Agenda {
                 self.visits.add(&key, now + Duration::from_millis(20));
                 continue;
             }
-            let conflict = self.conflicts.get(&key).cloned();
+            let objection = self.objections.get(&key).cloned();
             if let Some(entry) = self.catalogue.entry(&key) {
                 self.marked.remove(&key);
                 let channel = Box::new(entry.seen.clone());
+                let rollout = self.rollout(&key, now);
                 self.visiting.insert(key);
-                return Some(Job::Visit { channel, conflict });
+                return Some(Job::Visit { channel, objection, rollout });
             }
             if !self.is_watched(&key) {
                 self.visits.done(&key);
@@ -465,6 +497,9 @@ impl Agenda {
         match news {
             News::Status => self.statuses.add(key, now),
             News::Specification | News::Gone => {
+                if news == News::Gone {
+                    self.waiting.set(key, None, now);
+                }
                 self.claim(key);
                 self.visits.add(key, now);
             }
@@ -473,24 +508,53 @@ impl Agenda {
 
     /// Puts in what a Channel wants and what its stream holds; a stream can outlive its Channel.
     fn claim(&mut self, key: &ChannelKey) {
+        let Terms { installation, .. } = &self.terms;
         let entry = self.catalogue.entry(key).map(|entry| &entry.seen);
-        let wanted =
-            entry.and_then(|seen| subjects(seen.channel.as_deref().ok()?, &self.terms.installation.grants).ok());
         let created = entry.and_then(|seen| seen.created);
-        let claim = Claim { created, subjects: wanted.unwrap_or_default(), held: self.surveys.held(key) };
+        let channel = entry.and_then(|seen| seen.channel.as_deref().ok());
+        let wanted = channel.and_then(|channel| Some((channel, subjects(channel, &installation.grants).ok()?)));
+        let demand = wanted.as_ref().filter(|_| !installation.quotas.is_empty());
+        let demand = demand.map(|(channel, _)| Demand::of(channel, created));
+        // One that a quota refuses stands in nobody's way.
+        let subjects = wanted.filter(|_| !self.exceeded.contains_key(key)).map(|(_, subjects)| subjects);
+        let claim = Claim { created, subjects: subjects.unwrap_or_default(), held: self.surveys.held(key) };
+        if self.demands.get(key) != demand.as_ref() {
+            self.demands_changed = true;
+            match demand {
+                Some(demand) => drop(self.demands.insert(key.clone(), demand)),
+                None => drop(self.demands.remove(key)),
+            }
+        }
         self.claims_changed |= self.claims.set(key.clone(), claim);
     }
 
     fn resolve_claims(&mut self, now: Instant) {
+        if std::mem::take(&mut self.demands_changed) {
+            let exceeded = self.terms.installation.quotas.exceeded(&self.demands);
+            let before = std::mem::replace(&mut self.exceeded, exceeded);
+            for key in different(&before, &self.exceeded) {
+                self.claim(&key);
+                self.claims_changed = true;
+            }
+        }
         if !std::mem::take(&mut self.claims_changed) {
             return;
         }
-        let before = std::mem::replace(&mut self.conflicts, self.claims.conflicts());
-        for key in before.keys().chain(self.conflicts.keys()) {
-            if before.get(key) != self.conflicts.get(key) && self.catalogue.is_ours(key) {
-                self.visits.add(key, now);
+        let mut objections = self.exceeded.clone();
+        for (key, conflict) in self.claims.conflicts() {
+            objections.entry(key).or_insert_with(|| Rejection::from(&conflict));
+        }
+        let before = std::mem::replace(&mut self.objections, objections);
+        for key in different(&before, &self.objections) {
+            if self.catalogue.is_ours(&key) {
+                self.visits.add(&key, now);
             }
         }
+    }
+
+    fn rollout(&self, key: &ChannelKey, now: Instant) -> Rollout {
+        let (gateways, waited) = (self.gateways.serving(key, now), self.waiting.waited(key, now));
+        Rollout { gateways, waited, patience: ON_KUBERNETES }
     }
 
     /// Everything was listed for the first time: Routes whose Channels are gone are cleared away.
@@ -506,11 +570,23 @@ impl Agenda {
         }
     }
 
+    fn all_waiting(&mut self, now: Instant) {
+        for key in self.waiting.keys() {
+            self.visits.add(key, now);
+        }
+    }
+
     fn all_statuses(&mut self, now: Instant) {
         for key in self.catalogue.ours() {
             self.statuses.add(key, now);
         }
     }
+}
+
+/// The Channels about which two of these say something else.
+fn different<T: PartialEq>(before: &BTreeMap<ChannelKey, T>, after: &BTreeMap<ChannelKey, T>) -> BTreeSet<ChannelKey> {
+    let keys = before.keys().chain(after.keys());
+    keys.filter(|key| before.get(key) != after.get(key)).cloned().collect()
 }
 
 /// What to do about one status.

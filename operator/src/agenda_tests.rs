@@ -4,6 +4,8 @@ use super::*;
 use crate::report::Report;
 use serde_json::{Value, json};
 use tidings_crds::condition::{AcceptedReason, ProgrammedReason};
+use tidings_crds::grants::{SubjectGrant, SubjectGrants};
+use tidings_crds::quota::Quotas;
 
 const RESYNC: Duration = Duration::from_secs(30);
 
@@ -71,7 +73,7 @@ fn names(jobs: &[Job]) -> Vec<String> {
 }
 
 fn report(name: &str, again: bool) -> Visited {
-    let unusable = Report::unusable(key(name), AcceptedReason::Accepted, "Good.".into());
+    let unusable = Report::unusable(key(name), AcceptedReason::Accepted, "Good.".into(), None);
     let report = Report { programmed: ProgrammedReason::Programmed, again, ..unusable };
     Visited { account: Account::Reconciled(Box::new(report)), object: None, again }
 }
@@ -213,7 +215,7 @@ fn what_is_not_watched_is_not_known_to_be_gone() {
 fn conflicts_over_subjects_concern_both_channels() {
     let start = Instant::now();
     let grant = json!({ "namespaces": ["*"], "subjects": ["orders.>"] });
-    let grants = tidings_crds::grants::SubjectGrants::new(vec![serde_json::from_value(grant).unwrap()]).unwrap();
+    let grants = SubjectGrants::new(vec![serde_json::from_value(grant).unwrap()]).unwrap();
     let installation = Arc::new(Installation { grants, ..Installation::default() });
     let mut agenda = Agenda::new(Terms { installation, ..terms() }, true, start);
     agenda.broker(true, start);
@@ -228,16 +230,19 @@ fn conflicts_over_subjects_concern_both_channels() {
         agenda.take_channel(0, watcher::Event::Apply(channel), BTreeSet::new, start);
     }
     for job in jobs(&mut agenda, start) {
-        let Job::Visit { channel, conflict } = job else { panic!("{job:?}") };
-        assert_eq!(conflict.map(|conflict| conflict.with), (channel.key.name == "younger").then(|| key("older")));
+        let Job::Visit { channel, objection, .. } = job else { panic!("{job:?}") };
+        let expected =
+            (channel.key.name == "younger").then_some("orders.new belongs to the Channel shop/older, which is older");
+        assert_eq!(objection.map(|objection| objection.message).as_deref(), expected);
         agenda.visited(&channel, report(&channel.key.name, false), start, 0.0);
     }
     jobs(&mut agenda, start);
     // The older one goes, and gives its subject free; its stream held nothing.
     agenda.take_channel(0, watcher::Event::Delete(object("older", 9, |_| {})), BTreeSet::new, start);
     let freed = jobs(&mut agenda, start);
-    let free =
-        freed.iter().any(|job| matches!(job, Job::Visit { conflict: None, channel } if channel.key == key("younger")));
+    let free = freed
+        .iter()
+        .any(|job| matches!(job, Job::Visit { objection: None, channel, .. } if channel.key == key("younger")));
     assert!(free, "{freed:?}");
 }
 
@@ -260,4 +265,114 @@ fn at_most_so_many_statuses_and_visits_at_a_time() {
     let later = start + Duration::from_millis(30);
     assert_eq!(writes(&jobs(&mut agenda, later)), 3);
     assert_eq!(writes(&jobs(&mut agenda, start + Duration::from_secs(1))), MOST_WRITES - 4);
+}
+
+#[test]
+fn a_channel_that_waits_for_gateways_is_visited_when_one_of_them_speaks_or_after_a_while() {
+    use tidings_crds::beat::{ChannelBeat, Sender};
+    let start = Instant::now();
+    let at = |millis| start + Duration::from_millis(millis);
+    let mut agenda = ready(&["a", "b"], start);
+    let slice = json!({
+        "metadata": { "name": "s" }, "addressType": "IPv4",
+        "endpoints": [{ "addresses": ["10.0.0.1"], "targetRef": { "kind": "Pod", "uid": "g", "name": "gateway-0" } }],
+    });
+    agenda.take_slice(watcher::Event::Init, start);
+    agenda.take_slice(watcher::Event::InitApply(serde_json::from_value(slice).unwrap()), start);
+    agenda.take_slice(watcher::Event::InitDone, start);
+    let visits = |agenda: &mut Agenda, now: Instant| -> Vec<(Box<ObservedChannel>, Rollout)> {
+        let mut visits = Vec::new();
+        while let Some(job) = agenda.next_job(now, &wall()) {
+            match job {
+                Job::Visit { channel, rollout, .. } => visits.push((channel, rollout)),
+                Job::Write { channel, status, .. } => {
+                    let failed = ApiError::Timeout { verb: "write", what: String::new() };
+                    agenda.written(&channel, &status, Err(failed), now, 0.0);
+                }
+                Job::Survey => agenda.surveyed(Some(Survey::default()), now),
+                other @ Job::Leave { .. } => panic!("{other:?}"),
+            }
+        }
+        visits
+    };
+    let waiting = || {
+        let unusable = Report::unusable(key("a"), AcceptedReason::Accepted, "Good.".into(), None);
+        let report = Report { programmed: ProgrammedReason::Pending, awaits: Some("0a".into()), ..unusable };
+        Visited { account: Account::Reconciled(Box::new(report)), object: None, again: false }
+    };
+    let first = visits(&mut agenda, start);
+    assert_eq!(first.len(), 2);
+    agenda.visited(&first[0].0, waiting(), start, 0.0);
+    agenda.visited(&first[1].0, report("b", false), start, 0.0);
+
+    // A beat about it hastens the visit, one about another does not.
+    let sender = Sender::new("tidings-system/tidings".parse().unwrap(), "g", "gateway-0", "r").unwrap();
+    let say = |agenda: &mut Agenda, number: u64, name: &str, digest: &str, now: Instant| {
+        let said = ChannelBeat { digest: Some(digest.into()), subscribers: 0 };
+        for beat in sender.beat(number, false, [(key(name), said)].into(), usize::MAX) {
+            agenda.take_beat(beat, now);
+        }
+    };
+    say(&mut agenda, 1, "a", "0b", at(10));
+    let second = visits(&mut agenda, at(10));
+    let [(channel, rollout)] = second.as_slice() else { panic!("{second:?}") };
+    assert_eq!(rollout.gateways, Some(vec![("gateway-0".to_owned(), Some("0b".to_owned()))]));
+    assert_eq!(rollout.waited, Some(("0a".to_owned(), Duration::from_millis(10))));
+    assert!(!rollout.has_reached("0a"));
+    agenda.visited(channel, waiting(), at(20), 0.0);
+    say(&mut agenda, 2, "b", "0c", at(30));
+    assert_eq!(visits(&mut agenda, at(30)).len(), 0);
+    say(&mut agenda, 3, "a", "0a", at(40));
+    let third = visits(&mut agenda, at(40));
+    assert!(third[0].1.has_reached("0a"), "{third:?}");
+
+    // One that says nothing more is waited for until the time is over.
+    agenda.visited(&third[0].0, waiting(), at(50), 0.0);
+    say(&mut agenda, 4, "a", "0b", at(60));
+    let mut now = at(60);
+    loop {
+        let visits = visits(&mut agenda, now);
+        if let Some((channel, rollout)) = visits.iter().find(|(channel, _)| channel.key == key("a")) {
+            if rollout.has_reached("0a") {
+                break;
+            }
+            agenda.visited(channel, waiting(), now, 0.0);
+        }
+        now += Duration::from_secs(1);
+        assert!(now < start + ON_KUBERNETES + LOOK_AT_ROLLOUT + Duration::from_secs(2));
+    }
+    assert!(now >= start + ON_KUBERNETES);
+}
+
+#[test]
+fn a_quota_refuses_the_younger_channel_until_the_older_one_goes() {
+    let start = Instant::now();
+    let quota = json!([{ "namespaces": ["shop"], "channels": 1 }]);
+    let quotas = Quotas::new(serde_json::from_value(quota).unwrap()).unwrap();
+    let subjects = vec!["orders.>".parse().unwrap()];
+    let grants = SubjectGrants::new(vec![SubjectGrant { namespaces: vec!["shop".into()], subjects }]).unwrap();
+    let installation = Arc::new(Installation { grants, quotas, ..Installation::default() });
+    let mut agenda = Agenda::new(Terms { installation, ..terms() }, true, start);
+    agenda.broker(true, start);
+    list(&mut agenda, &[], start);
+    jobs(&mut agenda, start);
+    agenda.surveyed(Some(Survey::default()), start);
+    for (version, name, created) in [(1, "younger", "2026-11-02T00:00:00Z"), (2, "older", "2026-11-01T00:00:00Z")] {
+        let channel = object(name, version, |object| {
+            object["spec"] = json!({ "subjects": ["orders.new"] });
+            object["metadata"]["creationTimestamp"] = json!(created);
+        });
+        agenda.take_channel(0, watcher::Event::Apply(channel), BTreeSet::new, start);
+    }
+    for job in jobs(&mut agenda, start) {
+        let Job::Visit { channel, objection, .. } = job else { panic!("{job:?}") };
+        let expected = (channel.key.name == "younger").then_some(AcceptedReason::QuotaExceeded);
+        assert_eq!(objection.map(|objection| objection.reason), expected);
+        agenda.visited(&channel, report(&channel.key.name, false), start, 0.0);
+    }
+    jobs(&mut agenda, start);
+    agenda.take_channel(0, watcher::Event::Delete(object("older", 9, |_| {})), BTreeSet::new, start);
+    let freed = jobs(&mut agenda, start);
+    let free = |job: &Job| matches!(job, Job::Visit { objection: None, channel, .. } if channel.key == key("younger"));
+    assert!(freed.iter().any(free), "{freed:?}");
 }

@@ -11,8 +11,9 @@ use tracing::{info, warn};
 
 use crate::document::{DocumentError, ObservedStream};
 use crate::failpoint;
-use crate::plan::{Plan, RouteStep, StreamStep};
+use crate::plan::{Later, Plan, RouteStep, StreamStep};
 use crate::reconcile::Context;
+use crate::report::{Deed, kept};
 use crate::routes::Found;
 use crate::store::RouteStore;
 use crate::streams::{StreamError, Streams};
@@ -37,6 +38,10 @@ pub struct Applied {
     pub epoch: Option<Epoch>,
     /// The Route in force afterwards.
     pub served: Option<Route>,
+    /// The digest of the Route that gateways have to take before the stream gets its new subjects.
+    pub awaits: Option<String>,
+    /// What was done to the stream.
+    pub deed: Deed,
     /// What failed.
     pub failure: Option<Failure>,
 }
@@ -78,20 +83,35 @@ pub async fn read_stream(streams: &Streams, name: &str) -> Result<Option<Observe
     }
 }
 
-/// Does what the plan says: the stream before its Route.
+/// Does what the plan says: the stream before its Route, and what the stream gets later in another reconcile.
 pub async fn apply<R: RouteStore>(ctx: &Context<R>, plan: Plan) -> Applied {
-    let Plan { key, stream, route, served } = plan;
+    let Plan { key, stream, route, served, later } = plan;
     let failed = |failure: Failure, epoch, served| Applied {
         programmed: failure.reason,
         message: failure.message.clone(),
         epoch,
         served,
+        awaits: None,
+        deed: Deed::None,
         failure: Some(failure),
     };
-    let (epoch, took_over) = match apply_stream(&ctx.streams, &key, stream).await {
-        Ok(Done::InPlace { epoch, took_over }) => (epoch, took_over),
+    if let Some(later) = &later
+        && let Err(failure) = vacant(&ctx.streams, &StreamSpec::name_of(&key), &later.subjects).await
+    {
+        return failed(failure, None, served);
+    }
+    let (epoch, took_over, deed) = match apply_stream(&ctx.streams, &key, stream).await {
+        Ok(Done::InPlace { epoch, took_over, deed }) => (epoch, took_over, deed),
         Ok(Done::Blocked { reason, message }) => {
-            return Applied { programmed: reason, message, epoch: None, served, failure: None };
+            return Applied {
+                programmed: reason,
+                message,
+                epoch: None,
+                served,
+                awaits: None,
+                deed: Deed::None,
+                failure: None,
+            };
         }
         Err(failure) => return failed(failure, None, served),
     };
@@ -112,7 +132,7 @@ pub async fn apply<R: RouteStore>(ctx: &Context<R>, plan: Plan) -> Applied {
     };
     failpoint::reached("route-applied");
     let (programmed, message, served) = match route {
-        RouteStep::Keep => (ProgrammedReason::NotAccepted, "The last good route stays in force.", served),
+        RouteStep::Keep => (ProgrammedReason::NotAccepted, kept(served.as_ref()), served),
         RouteStep::Withdraw => {
             info!(channel = %key, "Route withdrawn: its subjects are no longer granted.");
             (ProgrammedReason::NotAccepted, "The route was withdrawn: its subjects are no longer granted.", None)
@@ -122,6 +142,10 @@ pub async fn apply<R: RouteStore>(ctx: &Context<R>, plan: Plan) -> Applied {
                 info!(channel = %key, digest = route.digest(), "Route written.");
             }
             let served = Some(*route);
+            if let Some(Later { digest, message, .. }) = later {
+                let (programmed, awaits) = (ProgrammedReason::Pending, Some(digest));
+                return Applied { programmed, message, epoch, served, awaits, deed, failure: None };
+            }
             if took_over {
                 (ProgrammedReason::TookOver, "The stream was there before, and goes on with its events.", served)
             } else {
@@ -129,18 +153,20 @@ pub async fn apply<R: RouteStore>(ctx: &Context<R>, plan: Plan) -> Applied {
             }
         }
     };
-    Applied { programmed, message: message.to_owned(), epoch, served, failure: None }
+    Applied { programmed, message: message.to_owned(), epoch, served, awaits: None, deed, failure: None }
 }
 
 enum Done {
-    InPlace { epoch: Option<Epoch>, took_over: bool },
+    InPlace { epoch: Option<Epoch>, took_over: bool, deed: Deed },
     Blocked { reason: ProgrammedReason, message: String },
 }
 
 async fn apply_stream(streams: &Streams, key: &ChannelKey, step: StreamStep) -> Result<Done, Failure> {
-    let (info, took_over) = match step {
-        StreamStep::None => return Ok(Done::InPlace { epoch: None, took_over: false }),
-        StreamStep::Keep { epoch, took_over } => return Ok(Done::InPlace { epoch: Some(epoch), took_over }),
+    let (info, took_over, deed) = match step {
+        StreamStep::None => return Ok(Done::InPlace { epoch: None, took_over: false, deed: Deed::None }),
+        StreamStep::Keep { epoch, took_over } => {
+            return Ok(Done::InPlace { epoch: Some(epoch), took_over, deed: Deed::None });
+        }
         StreamStep::Blocked { reason, message } => return Ok(Done::Blocked { reason, message }),
         StreamStep::Unknown(failure) => return Err(failure),
         StreamStep::Create { name, config } => {
@@ -149,7 +175,7 @@ async fn apply_stream(streams: &Streams, key: &ChannelKey, step: StreamStep) -> 
                 answer => answer?,
             };
             info!(channel = %key, stream = name, "Stream created.");
-            (info, false)
+            (info, false, Deed::Created)
         }
         StreamStep::Update { name, config, fields, took_over } => {
             let info = match streams.update(&name, &config).await {
@@ -157,28 +183,50 @@ async fn apply_stream(streams: &Streams, key: &ChannelKey, step: StreamStep) -> 
                 answer => answer?,
             };
             info!(channel = %key, stream = name, fields = fields.join(","), took_over, "Stream updated.");
-            (info, took_over)
+            (info, took_over, Deed::Updated(fields))
         }
     };
-    Ok(Done::InPlace { epoch: Some(ObservedStream::from_info(info)?.epoch), took_over })
+    Ok(Done::InPlace { epoch: Some(ObservedStream::from_info(info)?.epoch), took_over, deed })
 }
 
 /// Says which stream has the subjects already, as far as that can be found out.
 async fn overlap(streams: &Streams, name: &str, config: &serde_json::Value, error: StreamError) -> Failure {
     let subjects = config.get("subjects").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
-    let mut others = Vec::new();
-    for subject in subjects.iter().filter_map(serde_json::Value::as_str) {
-        for other in streams.names_on(subject).await.unwrap_or_default() {
-            if other != name && !others.contains(&other) {
-                others.push(other);
-            }
-        }
-    }
+    let subjects: Vec<String> = subjects.iter().filter_map(|subject| subject.as_str().map(str::to_owned)).collect();
+    let others = holders(streams, name, &subjects).await.unwrap_or_default();
     let mut failure = Failure::from(error);
     if !others.is_empty() {
         failure.message = format!("{}; the subjects belong to the stream {}", failure.message, others.join(", "));
     }
     failure
+}
+
+/// Whether no other stream has one of these subjects: otherwise gateways would wait for what NATS will refuse.
+async fn vacant(streams: &Streams, name: &str, subjects: &[String]) -> Result<(), Failure> {
+    let others = holders(streams, name, subjects).await?;
+    if others.is_empty() {
+        return Ok(());
+    }
+    let (listed, others) = (subjects.join(", "), others.join(", "));
+    Err(Failure {
+        reason: ProgrammedReason::StreamRefused,
+        category: "stream_refused",
+        message: format!("failed to add {listed} to stream {name}: the subjects belong to the stream {others}"),
+        passing: false,
+    })
+}
+
+/// The other streams that have one of these subjects.
+async fn holders(streams: &Streams, name: &str, subjects: &[String]) -> Result<Vec<String>, StreamError> {
+    let mut others = Vec::new();
+    for subject in subjects {
+        for other in streams.names_on(subject).await? {
+            if other != name && !others.contains(&other) {
+                others.push(other);
+            }
+        }
+    }
+    Ok(others)
 }
 
 // === impl Failure ===
@@ -190,9 +238,17 @@ impl From<StreamError> for Failure {
             // Another operator was faster: the next look shows its stream.
             StreamError::Refused { .. } if error.is_race() => (ProgrammedReason::Pending, true),
             StreamError::NotLeading { .. } => (ProgrammedReason::Pending, true),
+            StreamError::Forbidden { .. } => (ProgrammedReason::BrokerPermission, true),
+            StreamError::Refused { .. } if error.is_full() => (ProgrammedReason::StorageFull, true),
             StreamError::Refused { .. } => (ProgrammedReason::StreamRefused, false),
         };
-        Self { reason, category: error.category(), message: chain(&error), passing }
+        let mut message = chain(&error);
+        if error.is_full() {
+            message.push_str(
+                ". Make room: lower history.maxBytes or delete a stream, or let NATS or its account have more",
+            );
+        }
+        Self { reason, category: error.category(), message, passing }
     }
 }
 

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use tidings_crds::claims::{Claim, Claims};
-use tidings_crds::desired::{Installation, Verdict, desired, subjects};
+use tidings_crds::desired::{Installation, Verdict, desired};
 use tidings_crds::key::ChannelKey;
 use tidings_crds::manifest::{self, Content, Document, Located};
+use tidings_crds::objection::objections;
 
+use crate::directory::MAX_FILE_BYTES;
 use crate::settings::Settings;
 
 /// Checks these files and prints what is wrong; whether nothing is.
@@ -19,7 +20,8 @@ use crate::settings::Settings;
 /// # Errors
 /// When the output cannot be written.
 pub fn check(files: &[impl AsRef<Path>], settings: Settings, out: &mut impl Write) -> io::Result<bool> {
-    let installation = Installation { cluster: "check".to_owned(), grants: settings.grants };
+    let Settings { grants, quotas } = settings;
+    let installation = Installation { cluster: "check".to_owned(), grants, quotas };
     let mut checked = Checked::default();
     for file in files {
         let file = file.as_ref();
@@ -30,15 +32,10 @@ pub fn check(files: &[impl AsRef<Path>], settings: Settings, out: &mut impl Writ
         }
     }
     let Checked { channels, skipped, mut faults } = checked;
-    let mut claims = Claims::default();
-    for (key, (_, channel)) in &channels {
-        if let Ok(subjects) = subjects(channel, &installation.grants) {
-            claims.set(key.clone(), Claim { created: None, subjects, held: Vec::new() });
-        }
-    }
-    let conflicts = claims.conflicts();
+    let declared = channels.iter().map(|(key, (_, channel))| (key.clone(), channel)).collect();
+    let objections = objections(&declared, &BTreeMap::new(), &installation);
     for (key, (place, channel)) in &channels {
-        if let Verdict::Rejected(rejection) = desired(channel, &installation, conflicts.get(key)) {
+        if let Verdict::Rejected(rejection) = desired(channel, &installation, objections.get(key)) {
             faults.push(format!("{place}: {}: {}", rejection.reason, rejection.message));
         }
     }
@@ -80,13 +77,20 @@ impl Checked {
     }
 }
 
+/// Not more than the operator would read.
 fn read(file: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let most = MAX_FILE_BYTES + 1;
     if file == Path::new("-") {
-        let mut text = String::new();
-        io::stdin().read_to_string(&mut text)?;
-        return Ok(text);
+        io::stdin().lock().take(most).read_to_string(&mut text)?;
+    } else {
+        std::fs::File::open(file)?.take(most).read_to_string(&mut text)?;
     }
-    std::fs::read_to_string(file)
+    if text.len() as u64 > MAX_FILE_BYTES {
+        let message = format!("larger than {} MiB, which is no manifest", MAX_FILE_BYTES >> 20);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -123,6 +127,24 @@ mod tests {
     fn what_only_the_operator_would_refuse_is_a_fault_too() {
         let (sound, out) = run(&format!("{HEAD}spec: {{ subjects: [bank.>] }}\n"));
         assert!(!sound && out.starts_with("a.yaml:1: SubjectNotGranted: "), "{out}");
+    }
+
+    #[test]
+    fn another_api_version_is_a_fault_with_what_to_write() {
+        let (sound, out) = run(&HEAD.replace("tidings.dev/", "channels.tidings.dev/"));
+        assert!(!sound);
+        assert!(
+            out.starts_with("a.yaml:1: apiVersion: write tidings.dev/v1alpha1, not channels.tidings.dev/"),
+            "{out}"
+        );
+    }
+
+    #[test]
+    fn what_is_too_large_or_too_deep_is_refused_at_once() {
+        let (_, out) = run(&format!("{HEAD}# {}", "x".repeat(9 << 20)));
+        assert!(out.starts_with("a.yaml: failed to read it: larger than 8 MiB"), "{out}");
+        let (_, out) = run(&format!("{HEAD}spec: {}", "{a: ".repeat(1 << 20)));
+        assert!(out.starts_with("a.yaml:4: nested more than 128 deep"), "{out}");
     }
 
     #[test]

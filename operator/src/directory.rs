@@ -19,7 +19,7 @@ use tracing::warn;
 const SETTLED: Duration = Duration::from_millis(250);
 
 /// A manifest is a few kilobytes; thousands of Channels in one file fit.
-const MAX_FILE_BYTES: u64 = 8 << 20;
+pub const MAX_FILE_BYTES: u64 = 8 << 20;
 
 /// What one file of the directory holds.
 #[derive(Clone, Debug, PartialEq, Eq)]

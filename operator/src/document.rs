@@ -250,11 +250,11 @@ fn write(spec: &StreamSpec, config: &mut Map<String, Value>) {
         Retention::WorkQueue => "workqueue",
     };
     set("retention", json!(retention));
-    let discard = match discard {
+    let policy = match discard {
         Discard::Old => "old",
         Discard::New => "new",
     };
-    set("discard", json!(discard));
+    set("discard", json!(policy));
     set("allow_direct", json!(allow_direct));
     set("allow_msg_ttl", json!(allow_msg_ttl));
     set("no_ack", json!(no_ack));
@@ -269,6 +269,10 @@ fn write(spec: &StreamSpec, config: &mut Map<String, Value>) {
         Some(ttl) => config.insert("subject_delete_marker_ttl".to_owned(), json!(nanos(*ttl))),
         None => config.remove("subject_delete_marker_ttl"),
     };
+    if matches!(discard, Discard::Old) {
+        // NATS takes it with the other policy only, and would refuse the whole repair.
+        config.remove("discard_new_per_subject");
+    }
     if !transforms_subjects {
         config.remove("subject_transform");
     }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
-use tidings_crds::claims::{Claim, Claims, Conflict};
 use tidings_crds::condition::AcceptedReason;
-use tidings_crds::desired::subjects;
+use tidings_crds::desired::Rejection;
 use tidings_crds::key::ChannelKey;
+use tidings_crds::objection::objections;
 use tidings_crds::route::RouteState;
 use tidings_crds::stream::StreamSpec;
 use tokio_util::sync::CancellationToken;
@@ -24,11 +24,13 @@ use crate::config::FilesConfig;
 use crate::directory::{LOOK_AGAIN, Snapshot, Watch, read_directory};
 use crate::document::ObservedStream;
 use crate::inventory::{Declaration, Inventory};
+use crate::listing::Listed;
 use crate::ready::Ready;
 use crate::reconcile::{Context, reconcile};
 use crate::remove::{forget, remove, says_delete};
-use crate::report::Report;
-use crate::routes::{OwnRoute, RouteFiles};
+use crate::report::{Before, Report};
+use crate::rollout::{ON_FILES, Rollout, Waiting};
+use crate::routes::{Found, OwnRoute, RouteFiles};
 use crate::table::table;
 
 /// Each is one or two calls to NATS and a small file; more at a time only makes NATS queue them.
@@ -53,6 +55,9 @@ pub struct Files {
     inventory: Inventory,
     missing: Absences,
     marked: Absences,
+    waiting: Waiting,
+    /// The streams that were seen last, by the Channel that they name.
+    streams: BTreeMap<ChannelKey, StreamSpec>,
     reports: BTreeMap<ChannelKey, Report>,
     printed: String,
     failures: u32,
@@ -77,11 +82,13 @@ impl Files {
             watch: Watch::new(config.channels.clone()),
             missing: Absences::new(config.removal_delay),
             marked: Absences::new(MARKED),
+            waiting: Waiting::default(),
             config,
             ctx,
             resync,
             ready,
             inventory: Inventory::default(),
+            streams: BTreeMap::new(),
             reports: BTreeMap::new(),
             printed: String::new(),
             failures: 0,
@@ -122,8 +129,8 @@ impl Files {
     async fn pass(&mut self) -> Instant {
         let known = self.read().await;
         let owned = self.owned().await;
-        let conflicts = self.conflicts(&owned);
-        let again = self.reconcile_all(&conflicts).await;
+        let objections = self.objections();
+        let again = self.reconcile_all(&objections).await;
         let failed = if known { self.clear(&owned).await } else { false };
         // A start in the middle of writing would show and report an installation without Channels.
         if !(self.inventory.is_unsettled() && self.printed.is_empty()) {
@@ -161,18 +168,18 @@ impl Files {
     }
 
     /// What exists in our name.
-    async fn owned(&self) -> Owned {
+    async fn owned(&mut self) -> Owned {
         let streams = match self.ctx.streams.list().await {
-            Ok(infos) => Some(infos.into_iter().filter_map(|info| {
-                let stream = ObservedStream::from_info(info).ok()?;
-                Some((stream.spec.owner(&self.ctx.installation.cluster)?, stream.spec))
-            })),
+            Ok(listed) => Some(self.own(listed)),
             Err(error) => {
                 self.ctx.metrics.error(error.category());
                 debug!(error = %chain(&error), "Failed to list the streams.");
                 None
             }
         };
+        if let Some(streams) = &streams {
+            self.streams.clone_from(streams);
+        }
         let routes = match self.ctx.routes.list().await {
             Ok(routes) => Some(routes),
             Err(error) => {
@@ -181,36 +188,48 @@ impl Files {
                 None
             }
         };
-        Owned { streams: streams.map(Iterator::collect), routes }
+        Owned { streams, routes }
     }
 
-    fn conflicts(&self, owned: &Owned) -> BTreeMap<ChannelKey, Conflict> {
-        let mut claims = Claims::default();
-        let none = BTreeMap::new();
-        let streams = owned.streams.as_ref().unwrap_or(&none);
-        let declared = self.inventory.declared();
-        for key in declared.keys().chain(streams.keys()) {
-            let wanted = match declared.get(key) {
-                Some(Declaration::Channel(channel)) => {
-                    subjects(channel, &self.ctx.installation.grants).unwrap_or_default()
-                }
-                Some(Declaration::Faulty(_)) | None => Vec::new(),
-            };
-            let held = streams.get(key).map(StreamSpec::held).unwrap_or_default();
-            claims.set(key.clone(), Claim { created: None, subjects: wanted, held });
-        }
-        claims.conflicts()
+    /// The streams of this installation. One whose servers are away is what it was.
+    fn own(&self, listed: Listed) -> BTreeMap<ChannelKey, StreamSpec> {
+        let silent = self.streams.iter().filter(|(key, _)| listed.silent.contains(&StreamSpec::name_of(key)));
+        let mut streams: BTreeMap<_, _> = silent.map(|(key, stream)| (key.clone(), stream.clone())).collect();
+        streams.extend(listed.items.into_iter().filter_map(|info| {
+            let stream = ObservedStream::from_info(info).ok()?;
+            Some((stream.spec.owner(&self.ctx.installation.cluster)?, stream.spec))
+        }));
+        streams
+    }
+
+    /// What quotas and other Channels say against each. Who has which subject is what NATS said last; that it says nothing now
+    /// changes nothing about that.
+    fn objections(&self) -> BTreeMap<ChannelKey, Rejection> {
+        let channels = self.inventory.declared().iter().filter_map(|(key, declaration)| match declaration {
+            Declaration::Channel(channel) => Some((key.clone(), &**channel)),
+            Declaration::Faulty(_) => None,
+        });
+        let held = self.streams.iter().map(|(key, stream)| (key.clone(), stream.held())).collect();
+        objections(&channels.collect(), &held, &self.ctx.installation)
     }
 
     /// Every Channel, each by itself; whether something failed that can succeed a little later.
-    async fn reconcile_all(&mut self, conflicts: &BTreeMap<ChannelKey, Conflict>) -> bool {
-        let ctx = &self.ctx;
+    async fn reconcile_all(&mut self, objections: &BTreeMap<ChannelKey, Rejection>) -> bool {
+        let (ctx, waiting) = (&self.ctx, &self.waiting);
         let declared = self.inventory.declared().iter();
         let reports: Vec<Report> = stream::iter(declared.map(|(key, declaration)| async move {
             match declaration {
-                Declaration::Channel(channel) => reconcile(ctx, channel, conflicts.get(key)).await,
+                Declaration::Channel(channel) => {
+                    let waited = waiting.waited(key, Instant::now());
+                    let rollout = Rollout { gateways: None, waited, patience: ON_FILES };
+                    reconcile(ctx, channel, objections.get(key), &rollout).await
+                }
                 Declaration::Faulty(message) => {
-                    Report::unusable(key.clone(), AcceptedReason::InvalidSpec, message.clone())
+                    let served = match ctx.routes.read(key).await {
+                        Ok(Found::Route(route)) => Some(*route).filter(|route| route.state == RouteState::Active),
+                        Ok(Found::Nothing | Found::Garbage) | Err(_) => None,
+                    };
+                    Report::unusable(key.clone(), AcceptedReason::InvalidSpec, message.clone(), served)
                 }
             }
         }))
@@ -218,9 +237,25 @@ impl Files {
         .collect()
         .await;
         let again = reports.iter().any(|report| report.again);
+        self.waiting.retain(|key| self.inventory.declared().contains_key(key));
+        for report in &reports {
+            self.waiting.set(&report.key, report.awaits.as_deref(), Instant::now());
+        }
         let previous = std::mem::take(&mut self.reports);
-        let reports = reports.into_iter().map(|report| (report.key.clone(), report));
-        self.reports = reports.map(|(key, report)| (key.clone(), report.after(previous.get(&key)))).collect();
+        let reports = reports.into_iter().map(|report| {
+            let earlier = previous.get(&report.key);
+            let before = earlier.map(|earlier| {
+                let Before { had_stream, in_place } = earlier.before();
+                Before { had_stream, in_place: in_place && earlier.mark == report.mark }
+            });
+            let report = report.compared_with(before.unwrap_or_default());
+            if let Some(kind) = report.correction() {
+                ctx.metrics.stream_corrected(kind);
+                warn!(channel = %report.key, kind, "Others have deleted or changed a stream.");
+            }
+            (report.key.clone(), report.after(earlier))
+        });
+        self.reports = reports.collect();
         again
     }
 
@@ -278,7 +313,7 @@ impl Files {
         if self.inventory.is_unsettled() {
             pause = pause.min(LOOK_AGAIN);
         }
-        let due = [self.missing.next(now), self.marked.next(now)];
+        let due = [self.missing.next(now), self.marked.next(now), self.waiting.next(ON_FILES)];
         due.into_iter().flatten().fold(now + pause, Instant::min)
     }
 }

@@ -192,6 +192,22 @@ impl Gateways {
         view
     }
 
+    /// The name of each gateway that may send events of a Channel, ready or not, with the digest of the Route that it serves;
+    /// `None` while not every gateway can be known.
+    pub fn serving(&self, key: &ChannelKey, now: Instant) -> Option<Vec<(String, Option<String>)>> {
+        let listed = self.slices.as_ref().is_some_and(|slices| slices.synced) && !self.expected.is_empty();
+        if !self.is_settled(now) && !listed {
+            return None;
+        }
+        let served = |gateway: &Gateway| gateway.channels.get(key).and_then(|said| said.digest.clone());
+        let expected = self.expected.iter();
+        let expected = expected.map(|(pod, expected)| (expected.name.clone(), self.heard.get(pod).and_then(served)));
+        let others = self.heard.iter().filter(|(pod, gateway)| {
+            !self.expected.contains_key(*pod) && now.saturating_duration_since(gateway.at) < SILENCE
+        });
+        Some(expected.chain(others.map(|(_, gateway)| (gateway.name.clone(), served(gateway)))).collect())
+    }
+
     /// The open streams of a Channel on all gateways; `None` while that is not known.
     pub fn subscribers(&self, key: &ChannelKey, now: Instant) -> Option<u64> {
         let fresh = |gateway: &&Gateway| now.saturating_duration_since(gateway.at) < SILENCE;

@@ -34,11 +34,11 @@ use crate::config::KubernetesConfig;
 use crate::events::{Events, Publisher};
 use crate::failpoint;
 use crate::leadership::Leadership;
-use crate::notice::Notice;
+use crate::notice::{Notice, correction};
 use crate::observed::ObservedChannel;
 use crate::ready::Ready;
 use crate::route_maps::{FIELD_MANAGER, RouteMaps};
-use crate::status::{Change, document};
+use crate::status::{Account, Change, document};
 use crate::survey::Survey;
 use crate::visit::{Visited, Visits};
 use crate::watch::{Told, Watch};
@@ -242,8 +242,8 @@ impl Kubernetes {
                 metrics_of_states(&visits, &mut self.agenda);
                 self.jobs.spawn(async move { Done::Surveyed(survey(&visits).await) })
             }
-            Job::Visit { channel, conflict } => self.jobs.spawn(async move {
-                let visited = visits.visit(&channel, conflict.as_ref()).await;
+            Job::Visit { channel, objection, rollout } => self.jobs.spawn(async move {
+                let visited = visits.visit(&channel, objection.as_ref(), &rollout).await;
                 Done::Visited(channel, visited)
             }),
             Job::Leave { key, marked, sweep } => self.jobs.spawn(async move {
@@ -264,7 +264,14 @@ impl Kubernetes {
         let (now, chance) = (Instant::now(), rand::random_range(0.0..=1.0));
         match done {
             Done::Surveyed(survey) => self.agenda.surveyed(survey, now),
-            Done::Visited(channel, visited) => self.agenda.visited(&channel, visited, now, chance),
+            Done::Visited(channel, visited) => {
+                let told = match &visited.account {
+                    Account::Reconciled(report) => correction(report),
+                    Account::Leaving(_) => None,
+                };
+                self.events.tell(&channel, told.into_iter().collect());
+                self.agenda.visited(&channel, visited, now, chance);
+            }
             Done::Left(key, left) => {
                 if let Err(error) = &left {
                     self.visits.ctx.metrics.error(error.category());
@@ -325,15 +332,15 @@ async fn write(
 
 /// Looks at all streams of the account, and keeps what is this installation's.
 async fn survey(visits: &Visits) -> Option<Survey> {
-    let infos = match visits.ctx.streams.list().await {
-        Ok(infos) => infos,
+    let listed = match visits.ctx.streams.list().await {
+        Ok(listed) => listed,
         Err(error) => {
             visits.ctx.metrics.error(error.category());
             debug!(error = %chain(&error), "Failed to list the streams.");
             return None;
         }
     };
-    Some(Survey::of(infos, &visits.ctx.installation.cluster))
+    Some(Survey::of(listed, &visits.ctx.installation.cluster))
 }
 
 /// Keeps the readiness true to the definition of Channels.

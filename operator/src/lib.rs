@@ -4,14 +4,15 @@
 //! - [`config`] (command line), [`settings`] (the file behind `--config`), [`telemetry`], [`operator`] (puts the parts
 //!   together), [`check`] (validates manifests offline).
 //! - One Channel: [`reconcile`] is the table of contents of [`apply`] (io: observes and does), [`plan`] (pure: decides)
-//!   and [`report`] (pure: says); [`remove`] is for a Channel that is gone. What a Channel means stands in `tidings_crds`.
-//! - Io: [`streams`] (NATS; its documents in [`document`], how it is reached in [`login`]), [`store`] (a place for Routes),
+//!   and [`report`] (pure: says); [`rollout`] (pure) says which gateways have a new Route; [`remove`] is for a Channel that is gone. What a Channel means stands in `tidings_crds`.
+//! - Io: [`streams`] (NATS; its documents in [`document`], its pages in [`listing`], how it is reached in [`login`], what
+//!   it refuses in [`refusals`]), [`store`] (a place for Routes),
 //!   [`routes`] (that place as files).
 //! - The file front end: [`files`] drives [`directory`] (io) → [`inventory`] (pure) → reconcile → [`table`] (pure), and
 //!   [`absence`] (pure) tells which Channels are gone.
 //! - The Kubernetes front end: [`kubernetes`] brings news to the [`agenda`] (pure) and carries out what that decides. The
 //!   agenda stands on [`catalogue`] (the Channels, each [`observed`]), [`queue`], [`survey`], [`gateways`], [`status`] with
-//!   [`ready_rule`], [`budget`] and [`notice`]: all pure. Io: [`watch`], [`beats`], [`visit`], [`route_maps`], [`finalizer`],
+//!   [`ready_rule`], [`budget`] and [`notice`]: all pure. Io: [`watch`] at the pace of [`watch_pace`], [`beats`], [`visit`], [`route_maps`], [`finalizer`],
 //!   [`events`], [`definition`], each call through [`api`]; [`crd_apply`] is a command of its own.
 //! - [`trial`] (over [`trial_http`]) is the command `try`: an installation is used once.
 //! - [`leadership`] (io) and [`lease`] (pure) say which of several operators writes.
@@ -40,6 +41,7 @@ pub mod inventory;
 pub mod kubernetes;
 pub mod leadership;
 pub mod lease;
+pub mod listing;
 pub mod login;
 pub mod metrics;
 pub mod notice;
@@ -50,8 +52,10 @@ pub mod queue;
 pub mod ready;
 pub mod ready_rule;
 pub mod reconcile;
+pub mod refusals;
 pub mod remove;
 pub mod report;
+pub mod rollout;
 pub mod route_maps;
 pub mod routes;
 pub mod settings;
@@ -66,6 +70,7 @@ pub mod trial_http;
 pub mod trial_tls;
 pub mod visit;
 pub mod watch;
+pub mod watch_pace;
 
 use std::io::Write;
 use std::process::ExitCode;

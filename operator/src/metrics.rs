@@ -64,6 +64,8 @@ pub struct Metrics {
     route_writes: Family<ByAction, Counter>,
     status_writes: Family<ByKind, Counter>,
     events: Family<ByResultName, Counter>,
+    watch_pauses: Counter,
+    stream_corrections: Family<ByKind, Counter>,
     gateways: Family<ByState, Gauge>,
     leading: Gauge<i64, AtomicI64>,
     connected: Gauge<i64, AtomicI64>,
@@ -92,6 +94,8 @@ impl Metrics {
             route_writes: Family::default(),
             status_writes: Family::default(),
             events: Family::default(),
+            watch_pauses: Counter::default(),
+            stream_corrections: Family::default(),
             gateways: Family::default(),
             leading: Gauge::default(),
             connected: Gauge::default(),
@@ -110,6 +114,12 @@ impl Metrics {
         registry.register("route_writes", "Routes written, marked removed, deleted", self.route_writes.clone());
         registry.register("status_writes", "Statuses written, by what changed", self.status_writes.clone());
         registry.register("events", "Events for Channels, by what became of them", self.events.clone());
+        registry.register("watch_pauses", "Watches that ended at once and were paused", self.watch_pauses.clone());
+        registry.register(
+            "stream_corrections",
+            "Streams that others had deleted or changed, by what was done",
+            self.stream_corrections.clone(),
+        );
         registry.register("gateways", "Gateways known, by state", self.gateways.clone());
         registry.register("leading", "1 while this operator leads", self.leading.clone());
         registry.register("nats_connected", "1 while NATS is connected", self.connected.clone());
@@ -145,6 +155,16 @@ impl Metrics {
     /// An Event was published, refused or dropped.
     pub fn event(&self, result: &'static str) {
         self.events.get_or_create(&ByResultName { result }).inc();
+    }
+
+    /// A watch ended so early that the next one had to wait.
+    pub fn watch_paused(&self) {
+        self.watch_pauses.inc();
+    }
+
+    /// A stream that others had deleted or changed was made again or set right.
+    pub fn stream_corrected(&self, kind: &'static str) {
+        self.stream_corrections.get_or_create(&ByKind { kind }).inc();
     }
 
     /// How many gateways are expected and heard of now.

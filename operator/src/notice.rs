@@ -6,6 +6,8 @@
 use tidings_crds::channel::ChannelStatus;
 use tidings_crds::condition::{AcceptedReason, ProgrammedReason, ReadyReason, Reason};
 
+use crate::report::Report;
+
 /// What an Event says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
@@ -29,7 +31,14 @@ pub fn notices(before: &ChannelStatus, after: &ChannelStatus) -> Vec<Notice> {
         let told = match condition.type_.as_str() {
             AcceptedReason::TYPE => !holds,
             ProgrammedReason::TYPE => {
-                let quiet = [ProgrammedReason::NotAccepted, ProgrammedReason::Pending, ProgrammedReason::Programmed];
+                // What others did to a stream is told each time: see `correction`.
+                let quiet = [
+                    ProgrammedReason::NotAccepted,
+                    ProgrammedReason::Pending,
+                    ProgrammedReason::Programmed,
+                    ProgrammedReason::StreamRecreated,
+                    ProgrammedReason::StreamRepaired,
+                ];
                 !quiet.iter().any(|reason| reason.as_str() == condition.reason)
             }
             ReadyReason::TYPE => {
@@ -45,6 +54,13 @@ pub fn notices(before: &ChannelStatus, after: &ChannelStatus) -> Vec<Notice> {
         }
     }
     notices
+}
+
+/// What there is to say of a reconcile that set a stream right.
+pub fn correction(report: &Report) -> Option<Notice> {
+    report.correction()?;
+    let (reason, note) = (report.programmed.as_str().to_owned(), report.programmed_message.clone());
+    Some(Notice { warning: true, reason, note })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
+use kube::client::ClientBuilder;
 use tidings_crds::desired::Installation;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,6 +25,7 @@ use crate::routes::{RouteFileError, RouteFiles};
 use crate::settings::{Settings, SettingsError};
 use crate::streams::{ConnectError, Streams};
 use crate::visit::Visits;
+use crate::watch_pace::WatchPace;
 
 /// Why the operator does not start.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +70,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     let tasks = TaskTracker::new();
     tasks.spawn(admin.serve(shutdown.clone()));
     let streams = Streams::connect(&config.nats, Arc::clone(&metrics), Arc::clone(&ready)).await?;
-    let installation = Arc::new(Installation { cluster: config.cluster, grants: settings.grants });
+    let installation =
+        Arc::new(Installation { cluster: config.cluster, grants: settings.grants, quotas: settings.quotas });
     info!(cluster = installation.cluster, "Operator started.");
     match config.front {
         Front::Files(files) => {
@@ -87,6 +90,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     Ok(())
 }
 
+/// A client of the cluster that the environment names.
+async fn client(metrics: &Arc<Metrics>) -> kube::Result<Client> {
+    let config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
+    Ok(ClientBuilder::try_from(config)?.with_layer(&WatchPace::new(Arc::clone(metrics))).build())
+}
+
 /// What both front ends work with.
 struct Parts {
     streams: Streams,
@@ -103,7 +112,7 @@ async fn on_kubernetes(
     shutdown: CancellationToken,
 ) -> Result<(), StartError> {
     let Parts { streams, installation, metrics, ready, resync } = parts;
-    let client = Client::try_default().await.map_err(StartError::Cluster)?;
+    let client = client(&metrics).await.map_err(StartError::Cluster)?;
     let (elector, leadership) =
         Elector::new(&client, &config.release, &config.identity, config.lease, Arc::clone(&metrics));
     let routes = RouteMaps::new(&client, &config.release, leadership.clone(), Arc::clone(&metrics));

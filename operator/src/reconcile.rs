@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tidings_crds::channel::Channel;
-use tidings_crds::claims::Conflict;
-use tidings_crds::desired::{Installation, desired};
+use tidings_crds::desired::{Installation, Rejection, desired};
 
 use crate::apply::{apply, observe};
 use crate::metrics::{Metrics, Outcome};
 use crate::plan::plan;
 use crate::report::Report;
+use crate::rollout::Rollout;
 use crate::store::RouteStore;
 use crate::streams::Streams;
 
@@ -31,13 +31,18 @@ pub struct Context<R> {
     pub metrics: Arc<Metrics>,
 }
 
-/// Brings one Channel to where its manifest wants it, as far as it may go now. `conflict` is what the claims of all
-/// Channels say against it.
-pub async fn reconcile<R: RouteStore>(ctx: &Context<R>, channel: &Channel, conflict: Option<&Conflict>) -> Report {
+/// Brings one Channel to where its manifest wants it, as far as it may go now. `objection` is what the quotas
+/// and the claims of all Channels say against it, and `rollout` how far its Route has come.
+pub async fn reconcile<R: RouteStore>(
+    ctx: &Context<R>,
+    channel: &Channel,
+    objection: Option<&Rejection>,
+    rollout: &Rollout,
+) -> Report {
     let begun = Instant::now();
     let observed = observe(ctx, &channel.key()).await; // io
-    let verdict = desired(channel, &ctx.installation, conflict); // pure
-    let plan = plan(channel, &verdict, &observed, &ctx.installation.grants); // pure
+    let verdict = desired(channel, &ctx.installation, objection); // pure
+    let plan = plan(channel, &verdict, &observed, &ctx.installation.grants, rollout); // pure
     let applied = apply(ctx, plan).await; // io: the stream before its Route
     let report = Report::of(channel, &verdict, &applied); // pure
     if let Some(failure) = &applied.failure {

@@ -1,5 +1,7 @@
 //! What became of one Channel, as its front end publishes it. Pure.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use tidings_crds::channel::Channel;
 use tidings_crds::condition::{AcceptedReason, ConditionStatus, ProgrammedReason, Reason};
 use tidings_crds::desired::Verdict;
@@ -30,8 +32,55 @@ pub struct Report {
     pub subjects: Vec<String>,
     /// The Route in force.
     pub served: Option<Route>,
+    /// The digest of the Route that gateways have to take before the stream gets its new subjects.
+    pub awaits: Option<String>,
+    /// What was done to the stream.
+    pub deed: Deed,
+    /// Another one for each stream that a Channel can ask for.
+    pub mark: u64,
     /// Whether the same attempt can succeed a little later.
     pub again: bool,
+}
+
+/// What was done to the stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Deed {
+    /// Nothing.
+    #[default]
+    None,
+    /// It was created.
+    Created,
+    /// These fields of it were changed.
+    Updated(Vec<&'static str>),
+}
+
+/// What was known of a Channel before a reconcile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Before {
+    /// Whether it had a stream.
+    pub had_stream: bool,
+    /// Whether stream and Route were in place for the very specification that it has now.
+    pub in_place: bool,
+}
+
+/// What becomes of the Route while a specification is refused.
+pub fn kept(served: Option<&Route>) -> &'static str {
+    match served {
+        Some(_) => "The last good route stays in force.",
+        None => "There is no route yet: nothing is served until the specification is accepted.",
+    }
+}
+
+/// What is worth knowing for longer than a moment.
+pub const STAYS: [ProgrammedReason; 3] =
+    [ProgrammedReason::TookOver, ProgrammedReason::StreamRecreated, ProgrammedReason::StreamRepaired];
+
+fn mark(verdict: &Verdict) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    if let Verdict::Accepted(desired) = verdict {
+        format!("{:?}{:?}", desired.stream, desired.reclaim_policy).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 // === impl Report ===
@@ -67,41 +116,84 @@ impl Report {
             epoch: applied.epoch,
             subjects,
             served: applied.served.clone(),
+            awaits: applied.awaits.clone(),
+            deed: applied.deed.clone(),
+            mark: mark(verdict),
             again: applied.failure.as_ref().is_some_and(|failure| failure.passing),
         }
     }
 
     /// A Channel whose manifest cannot be used at all; what it had stays in force.
-    pub fn unusable(key: ChannelKey, reason: AcceptedReason, message: String) -> Self {
+    /// `served` is the Route that is in force.
+    pub fn unusable(key: ChannelKey, reason: AcceptedReason, message: String, served: Option<Route>) -> Self {
         Self {
             key,
             accepted: reason,
             accepted_message: message,
             programmed: ProgrammedReason::NotAccepted,
-            programmed_message: "The last good route stays in force.".to_owned(),
+            programmed_message: kept(served.as_ref()).to_owned(),
             stream: None,
             epoch: None,
             subjects: Vec::new(),
-            served: None,
+            served,
+            awaits: None,
+            deed: Deed::None,
+            mark: 0,
             again: false,
         }
     }
 
-    /// Keeps saying that the stream was taken over for as long as it is the same stream and the same Route: a report that
+    /// Says that others had deleted the stream or changed it, where that is why something was done to it.
+    #[must_use]
+    pub fn compared_with(mut self, before: Before) -> Self {
+        if self.programmed != ProgrammedReason::Programmed {
+            return self;
+        }
+        match &self.deed {
+            Deed::Created if before.had_stream => {
+                self.programmed = ProgrammedReason::StreamRecreated;
+                self.programmed_message = "The stream was gone, with all its events; it was created again.".to_owned();
+            }
+            Deed::Updated(fields) if before.in_place => {
+                self.programmed = ProgrammedReason::StreamRepaired;
+                self.programmed_message =
+                    format!("The stream had been changed by others, and was set right: {}.", fields.join(", "));
+            }
+            Deed::None | Deed::Created | Deed::Updated(_) => {}
+        }
+        self
+    }
+
+    /// What was set right, as the metrics call it.
+    pub fn correction(&self) -> Option<&'static str> {
+        match (self.programmed, &self.deed) {
+            (ProgrammedReason::StreamRecreated, Deed::Created) => Some("recreated"),
+            (ProgrammedReason::StreamRepaired, Deed::Updated(_)) => Some("repaired"),
+            _ => None,
+        }
+    }
+
+    /// Keeps saying that the stream was taken over, created again or set right for as long as it is the same stream and the same Route: a report that
     /// says so once only is missed.
     #[must_use]
     pub fn after(mut self, previous: Option<&Self>) -> Self {
         let took_over = previous.filter(|previous| {
-            previous.programmed == ProgrammedReason::TookOver
+            STAYS.contains(&previous.programmed)
                 && self.programmed == ProgrammedReason::Programmed
                 && previous.epoch == self.epoch
                 && previous.served == self.served
+                && previous.mark == self.mark
         });
         if let Some(previous) = took_over {
             self.programmed = previous.programmed;
             self.programmed_message.clone_from(&previous.programmed_message);
         }
         self
+    }
+
+    /// What an earlier pass of this process knew of the Channel.
+    pub fn before(&self) -> Before {
+        Before { had_stream: self.epoch.is_some(), in_place: self.is_programmed() }
     }
 
     /// Whether the specification is in order.
@@ -126,5 +218,42 @@ impl Report {
             (true, false) => &self.programmed_message,
             (true, true) => "",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(deed: Deed) -> Report {
+        let key = ChannelKey::new("shop", "orders");
+        let report = Report::unusable(key, AcceptedReason::Accepted, String::new(), None);
+        Report { programmed: ProgrammedReason::Programmed, deed, ..report }
+    }
+
+    #[test]
+    fn what_others_did_to_the_stream_is_told_apart_from_what_the_channel_asks_for() {
+        let updated = || Deed::Updated(vec!["max_age", "republish"]);
+        let after = |deed, had_stream, in_place| {
+            let report = report(deed).compared_with(Before { had_stream, in_place });
+            (report.programmed, report.correction())
+        };
+        assert_eq!(after(Deed::Created, false, false), (ProgrammedReason::Programmed, None));
+        assert_eq!(after(Deed::Created, true, false), (ProgrammedReason::StreamRecreated, Some("recreated")));
+        assert_eq!(after(updated(), true, false), (ProgrammedReason::Programmed, None));
+        assert_eq!(after(updated(), true, true), (ProgrammedReason::StreamRepaired, Some("repaired")));
+        assert_eq!(after(Deed::None, true, true), (ProgrammedReason::Programmed, None));
+        let message = report(updated()).compared_with(Before { had_stream: true, in_place: true }).programmed_message;
+        assert!(message.ends_with("set right: max_age, republish."), "{message}");
+    }
+
+    #[test]
+    fn it_is_said_for_as_long_as_nothing_else_changes_and_counted_once() {
+        let before = Before { had_stream: true, in_place: true };
+        let first = report(Deed::Created).compared_with(before);
+        let later = report(Deed::None).after(Some(&first));
+        assert_eq!((later.programmed, later.correction()), (ProgrammedReason::StreamRecreated, None));
+        let changed = Report { mark: 7, ..report(Deed::None) }.after(Some(&first));
+        assert_eq!(changed.programmed, ProgrammedReason::Programmed);
     }
 }

@@ -5,19 +5,25 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tidings_crds::fault::Fault;
 use tidings_crds::grants::{SubjectGrant, SubjectGrants};
+use tidings_crds::manifest::without_byte_order_marks;
+use tidings_crds::quota::{Quota, Quotas};
 
 /// The settings file, checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Which namespaces may have which subjects beside their own.
     pub grants: SubjectGrants,
+    /// What namespaces may have at most.
+    pub quotas: Quotas,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Raw {
     #[serde(default)]
     subject_grants: Vec<SubjectGrant>,
+    #[serde(default)]
+    quotas: Vec<Quota>,
 }
 
 /// Why the settings file cannot be used.
@@ -66,15 +72,19 @@ impl Settings {
     }
 
     fn parse(text: &str, file: &Path) -> Result<Self, SettingsError> {
-        let raw: Option<Raw> =
-            serde_yaml::from_str(text).map_err(|source| SettingsError::Yaml { file: file.to_owned(), source })?;
-        let grants = SubjectGrants::new(raw.map(|raw| raw.subject_grants).unwrap_or_default());
-        grants.map(|grants| Self { grants }).map_err(|mut faults| {
-            for fault in &mut faults {
-                fault.path.insert_str(0, "subjectGrants");
-            }
-            SettingsError::Faults { file: file.to_owned(), faults }
-        })
+        let raw: Option<Raw> = serde_yaml::from_str(&without_byte_order_marks(text))
+            .map_err(|source| SettingsError::Yaml { file: file.to_owned(), source })?;
+        let Raw { subject_grants, quotas } = raw.unwrap_or_default();
+        let mut faults = Vec::new();
+        let mut within = |part: &str, found: Vec<Fault>| {
+            faults.extend(found.into_iter().map(|fault| Fault { path: format!("{part}{}", fault.path), ..fault }));
+        };
+        let grants = SubjectGrants::new(subject_grants).map_err(|found| within("subjectGrants", found));
+        let quotas = Quotas::new(quotas).map_err(|found| within("quotas", found));
+        match (grants, quotas) {
+            (Ok(grants), Ok(quotas)) => Ok(Self { grants, quotas }),
+            _ => Err(SettingsError::Faults { file: file.to_owned(), faults }),
+        }
     }
 }
 
@@ -100,6 +110,8 @@ mod tests {
         };
         assert!(allow("shop", "orders.new") && !allow("bank", "orders.new"));
         assert_eq!(parse("# nothing\n"), Ok(Settings::default()));
+        let marked = parse("\u{feff}---\n\u{feff}subjectGrants: [{ namespaces: [shop], subjects: [orders.>] }]");
+        assert_eq!(marked, Ok(settings));
     }
 
     #[test]
@@ -111,5 +123,11 @@ mod tests {
             error.contains("\n  subjectGrants[0].namespaces: ") && error.contains("\n  subjectGrants[0].subjects[0]: "),
             "{error}"
         );
+        let error =
+            parse("subjectGrants: [{ namespaces: [], subjects: [a] }]\nquotas: [{ namespaces: [shop] }]").unwrap_err();
+        assert!(error.contains("\n  subjectGrants[0].namespaces: ") && error.contains("\n  quotas[0]: "), "{error}");
+        let quota =
+            "quotas: [{ namespaces: [shop], channels: 3, bytes: 1Gi, messages: 10, replicas: 3, storage: [File] }]";
+        assert!(parse(quota).is_ok_and(|settings| !settings.quotas.is_empty()));
     }
 }

@@ -12,7 +12,7 @@ use tidings_crds::definition::API_VERSION;
 use crate::gateways::View;
 use crate::observed::ObservedChannel;
 use crate::ready_rule::{Answer, Facts, ready};
-use crate::report::Report;
+use crate::report::{Report, STAYS};
 
 /// What one visit found out about a Channel.
 #[derive(Clone, Debug, PartialEq)]
@@ -194,7 +194,7 @@ impl Said {
         match programmed.0 {
             // NATS being away says nothing about a stream and a Route that were in place; `Ready` says that it is away.
             // That somebody else leads or was faster says nothing at all.
-            ProgrammedReason::BrokerUnreachable | ProgrammedReason::Pending => {
+            ProgrammedReason::BrokerUnreachable | ProgrammedReason::Pending if report.awaits.is_none() => {
                 if let Some(kept) = earlier.and_then(kept) {
                     programmed = kept;
                 }
@@ -202,9 +202,13 @@ impl Said {
             // That a stream was taken over is worth knowing for as long as it is the same stream.
             ProgrammedReason::Programmed if epoch.is_some() && epoch == before.epoch => {
                 let earlier = before.conditions.iter().find(|one| one.type_ == ProgrammedReason::TYPE);
-                if let Some(kept) =
-                    earlier.filter(|one| one.reason == ProgrammedReason::TookOver.as_str()).and_then(kept)
-                {
+                // What others did to it is for this specification; another one is a new beginning.
+                let told = |one: &&Condition| {
+                    one.reason == ProgrammedReason::TookOver.as_str()
+                        || (one.observed_generation == Some(channel.generation)
+                            && STAYS.iter().any(|stays| one.reason == stays.as_str()))
+                };
+                if let Some(kept) = earlier.filter(told).and_then(kept) {
                     programmed = kept;
                 }
             }
@@ -284,7 +288,8 @@ mod tests {
     }
 
     fn report(programmed: ProgrammedReason) -> Account {
-        let unusable = Report::unusable(ChannelKey::new("shop", "orders"), AcceptedReason::Accepted, "Good.".into());
+        let unusable =
+            Report::unusable(ChannelKey::new("shop", "orders"), AcceptedReason::Accepted, "Good.".into(), None);
         Account::Reconciled(Box::new(Report {
             programmed,
             programmed_message: format!("{programmed}."),

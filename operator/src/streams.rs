@@ -5,22 +5,24 @@
 //! Called by the reconcile steps only; every call has a deadline.
 
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::{RequestError, RequestErrorKind};
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, Event, ServerAddr};
+use async_nats::{Client, Event, ServerAddr, ServerError};
 use serde_json::{Value, json};
 use tidings_crds::login::LoginError;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::leadership::Leadership;
+use crate::listing::{Listed, Listing, Next};
 use crate::login::NatsSettings;
 use crate::metrics::Metrics;
 use crate::ready::Ready;
+use crate::refusals::{Refusal, Refusals};
 
 /// Longer than a JetStream leader election (about 4 s at worst), so that one does not fail a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,6 +42,9 @@ const OVERLAP: u64 = 10065;
 /// "stream name already in use with a different configuration": somebody else was first.
 const NAME_IN_USE: u64 = 10058;
 
+/// "insufficient resources", "insufficient memory / storage resources available", "resource limits exceeded for account".
+const FULL: [u64; 4] = [10023, 10028, 10047, 10002];
+
 /// "incomplete results", "JetStream system temporarily unavailable", "JetStream cluster can not handle request".
 const PASSING: [u64; 3] = [10004, 10008, 10009];
 
@@ -58,6 +63,7 @@ pub struct Streams {
     metrics: Arc<Metrics>,
     connected: watch::Receiver<bool>,
     leadership: Leadership,
+    refusals: Arc<Mutex<Refusals>>,
 }
 
 /// Why the connection cannot even be tried.
@@ -107,6 +113,14 @@ pub enum StreamError {
         #[source]
         source: jetstream::Error,
     },
+    /// NATS does not permit it: trying again helps only after the permissions have changed.
+    #[error("failed to {verb}: {refusal}")]
+    Forbidden {
+        /// What was tried.
+        verb: String,
+        /// What is not permitted.
+        refusal: Refusal,
+    },
     /// Another operator does the writing.
     #[error("failed to {verb}: this operator does not lead")]
     NotLeading {
@@ -123,6 +137,7 @@ impl StreamError {
         match self {
             Self::Unreachable { .. } => "broker_unreachable",
             Self::Refused { .. } => "stream_refused",
+            Self::Forbidden { .. } => "broker_permission",
             Self::NotLeading { .. } => "not_leading",
         }
     }
@@ -141,14 +156,19 @@ impl StreamError {
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Refused { source, .. } => Some(source.to_string()),
-            Self::Unreachable { .. } | Self::NotLeading { .. } => None,
+            Self::Unreachable { .. } | Self::Forbidden { .. } | Self::NotLeading { .. } => None,
         }
+    }
+
+    /// Whether JetStream has no room: neither on disk nor in memory, or no more than the account may have.
+    pub fn is_full(&self) -> bool {
+        self.code().is_some_and(|code| FULL.contains(&code))
     }
 
     fn code(&self) -> Option<u64> {
         match self {
             Self::Refused { source, .. } => Some(source.error_code().0),
-            Self::Unreachable { .. } | Self::NotLeading { .. } => None,
+            Self::Unreachable { .. } | Self::Forbidden { .. } | Self::NotLeading { .. } => None,
         }
     }
 }
@@ -166,7 +186,8 @@ impl Streams {
         ready: Arc<Ready>,
     ) -> Result<Self, ConnectError> {
         let (told, connected) = watch::channel(false);
-        let facts = (Arc::clone(&metrics), ready);
+        let refusals = Arc::new(Mutex::new(Refusals::default()));
+        let facts = (Arc::clone(&metrics), ready, Arc::clone(&refusals));
         let url = without_password(&config.url);
         let servers = servers(&config.url).map_err(|source| ConnectError::Url { url: url.clone(), source })?;
         // Later the files may be broken for a while; now somebody is looking.
@@ -184,6 +205,9 @@ impl Streams {
             .ping_interval(Duration::from_secs(10))
             .reconnect_delay_callback(pause)
             .event_callback(move |event| {
+                if let Event::ServerError(ServerError::Other(said)) = &event {
+                    facts.2.lock().unwrap_or_else(PoisonError::into_inner).take(said, Instant::now());
+                }
                 on_event(&event, &told, &facts.0, &facts.1);
                 async {}
             });
@@ -192,7 +216,7 @@ impl Streams {
         info!(%url, "Connecting to NATS.");
         let mut context = jetstream::new(client.clone());
         context.set_timeout(CALL_TIMEOUT);
-        Ok(Self { client, context, metrics, connected, leadership: Leadership::always() })
+        Ok(Self { client, context, metrics, connected, leadership: Leadership::always(), refusals })
     }
 
     /// Changes streams only while leadership is held.
@@ -252,32 +276,32 @@ impl Streams {
         }
     }
 
-    /// The information of every stream of the account; page by page, so a stream deleted meanwhile can hide another one:
-    /// nobody may conclude from an absence here.
-    pub async fn list(&self) -> Result<Vec<Value>, StreamError> {
+    /// The information of every stream of the account. What exists all the time while it is listed is in it.
+    pub async fn list(&self) -> Result<Listed, StreamError> {
         self.pages("list streams", json!({}), "STREAM.LIST").await
     }
 
     /// The names of the streams that have a subject in common with `subject`.
     pub async fn names_on(&self, subject: &str) -> Result<Vec<String>, StreamError> {
-        let names = self.pages("list streams", json!({ "subject": subject }), "STREAM.NAMES").await?;
-        Ok(names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
+        let listed = self.pages("list streams", json!({ "subject": subject }), "STREAM.NAMES").await?;
+        let names = listed.items.iter().filter_map(Value::as_str);
+        Ok(names.chain(listed.silent.iter().map(String::as_str)).map(str::to_owned).collect())
     }
 
-    async fn pages(&self, verb: &str, mut request: Value, subject: &str) -> Result<Vec<Value>, StreamError> {
-        let mut all = Vec::new();
+    async fn pages(&self, verb: &str, mut request: Value, subject: &str) -> Result<Listed, StreamError> {
+        let (mut listing, mut offset) = (Listing::default(), 0);
         loop {
             if let Some(request) = request.as_object_mut() {
-                request.insert("offset".to_owned(), all.len().into());
+                request.insert("offset".to_owned(), offset.into());
             }
             let page = self.call(verb.to_owned(), subject.to_owned(), &request).await?;
-            let total = page.get("total").and_then(Value::as_u64).unwrap_or_default();
-            let Some(items) = page.get("streams").and_then(Value::as_array).filter(|items| !items.is_empty()) else {
-                return Ok(all);
-            };
-            all.extend(items.iter().cloned());
-            if all.len() as u64 >= total {
-                return Ok(all);
+            match listing.take(&page) {
+                Next::Page(next) => offset = next,
+                Next::Done(listed) => return Ok(listed),
+                Next::Endless => {
+                    let source = RequestError::with_source(RequestErrorKind::Other, "the listing does not end");
+                    return Err(StreamError::Unreachable { verb: verb.to_owned(), source });
+                }
             }
         }
     }
@@ -294,7 +318,14 @@ impl Streams {
         if !self.is_connected() {
             return Err(StreamError::Unreachable { verb, source: RequestError::new(RequestErrorKind::NoResponders) });
         }
-        match self.context.request(subject, request).await {
+        let answer = self.context.request(subject.clone(), request).await;
+        if answer.is_err() {
+            let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(refusal) = refusals.of(&format!("$JS.API.{subject}"), INBOX, Instant::now()) {
+                return Err(StreamError::Forbidden { verb, refusal });
+            }
+        }
+        match answer {
             Ok(Response::Ok(answer)) => Ok(answer),
             Ok(Response::Err { error }) if is_passing(&error) => Err(StreamError::Unreachable {
                 verb,

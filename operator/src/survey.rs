@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use tidings_crds::key::ChannelKey;
 use tidings_crds::stream::StreamSpec;
 use tidings_crds::subject::Pattern;
 
 use crate::document::{ObservedStream, is_empty};
+use crate::listing::Listed;
 use crate::remove::says_delete;
 
 /// A survey that failed is repeated after this, or after a resync if that is shorter.
@@ -26,6 +26,8 @@ pub struct Survey {
     pub marks: BTreeMap<ChannelKey, u64>,
     /// Those that say they go with their Channel, and are empty.
     pub sweepable: BTreeSet<ChannelKey>,
+    /// The names of streams that exist, and of which no server said anything.
+    pub silent: BTreeSet<String>,
 }
 
 /// What a survey says that the one before did not.
@@ -33,8 +35,7 @@ pub struct Survey {
 pub struct Differences {
     /// Whose streams store something else than before.
     pub held: BTreeSet<ChannelKey>,
-    /// Whose streams are not as they were: changed, new or missing. A missing one may only have hidden between two pages of
-    /// the listing, so nobody may conclude anything from that but to look.
+    /// Whose streams are not as they were: changed, new or missing.
     pub changed: BTreeSet<ChannelKey>,
     /// Those that say they go with their Channel, and are empty.
     pub sweepable: BTreeSet<ChannelKey>,
@@ -56,9 +57,9 @@ pub struct Surveys {
 impl Survey {
     /// From the information about every stream, as JetStream gives it. What is not understood, or not of this
     /// installation, is left out.
-    pub fn of(infos: Vec<Value>, cluster: &str) -> Self {
-        let mut survey = Self::default();
-        for info in infos {
+    pub fn of(listed: Listed, cluster: &str) -> Self {
+        let mut survey = Self { silent: listed.silent, ..Self::default() };
+        for info in listed.items {
             let empty = is_empty(&info);
             let Ok(stream) = ObservedStream::from_info(info) else { continue };
             let Some(key) = stream.spec.owner(cluster) else { continue };
@@ -110,11 +111,17 @@ impl Surveys {
     /// One has ended; `None` if it failed.
     pub fn take(&mut self, survey: Option<Survey>, now: Instant) -> Differences {
         self.busy = false;
-        let Some(Survey { held, marks, sweepable }) = survey else {
+        let Some(Survey { mut held, mut marks, sweepable, silent }) = survey else {
             self.due = now + self.every.min(FAILED_PAUSE);
             return Differences::default();
         };
         (self.done, self.due) = (true, now + self.every);
+        // A stream whose servers are away is what it was; it has not gone.
+        let is_silent = |key: &&ChannelKey| silent.contains(&StreamSpec::name_of(key));
+        for key in self.held.keys().filter(is_silent) {
+            held.extend(self.held.get(key).map(|before| (key.clone(), before.clone())));
+            marks.extend(self.marks.get(key).map(|before| (key.clone(), *before)));
+        }
         let differences =
             Differences { held: different(&self.held, &held), changed: different(&self.marks, &marks), sweepable };
         (self.held, self.marks) = (held, marks);
@@ -144,7 +151,7 @@ fn different<T: PartialEq>(before: &BTreeMap<ChannelKey, T>, after: &BTreeMap<Ch
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     const EVERY: Duration = Duration::from_secs(30);
 
@@ -167,8 +174,12 @@ mod tests {
         })
     }
 
+    fn listed(items: Vec<Value>) -> Listed {
+        Listed { items, silent: BTreeSet::new() }
+    }
+
     fn survey(infos: Vec<Value>) -> Option<Survey> {
-        Some(Survey::of(infos, "here"))
+        Some(Survey::of(listed(infos), "here"))
     }
 
     #[test]
@@ -182,7 +193,7 @@ mod tests {
             info("d", "Retain", 0, &["d"]),
             json!({"config": "garbage"}),
         ];
-        let survey = Survey::of(infos, "here");
+        let survey = Survey::of(listed(infos), "here");
         assert_eq!(survey.sweepable, [key("a")].into());
         assert_eq!(survey.held.into_keys().collect::<Vec<_>>(), [key("a"), key("c"), key("d")]);
     }
@@ -216,5 +227,17 @@ mod tests {
         assert!(surveys.is_done() && !surveys.held(&key("a")).is_empty());
         surveys.restart(now);
         assert!(!surveys.is_done() && surveys.begin(now));
+    }
+
+    #[test]
+    fn a_stream_whose_servers_are_away_is_what_it_was() {
+        let now = Instant::now();
+        let mut surveys = Surveys::new(EVERY, now);
+        surveys.take(survey(vec![info("a", "Retain", 0, &["a"]), info("b", "Retain", 0, &["b"])]), now);
+        let away = Listed { items: vec![info("b", "Retain", 0, &["b"])], silent: ["TIDINGS_shop_a".to_owned()].into() };
+        assert_eq!(surveys.take(Some(Survey::of(away, "here")), now), Differences::default());
+        assert_eq!(surveys.held(&key("a")).len(), 1);
+        let gone = surveys.take(survey(vec![info("b", "Retain", 0, &["b"])]), now);
+        assert_eq!(gone.changed, [key("a")].into());
     }
 }

@@ -92,6 +92,7 @@ mod tests {
             ChannelKey::new("demo", "bad"),
             AcceptedReason::InvalidSpec,
             "spec.events.retryMilliseconds: write at least 500".into(),
+            None,
         );
         let good = Report {
             key: ChannelKey::new("shop", "orders"),

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use kube::api::DynamicObject;
 use tidings_crds::channel::{Channel, ReclaimPolicy};
-use tidings_crds::claims::Conflict;
-use tidings_crds::condition::{AcceptedReason, ProgrammedReason};
+use tidings_crds::condition::{AcceptedReason, ProgrammedReason, Reason};
+use tidings_crds::desired::Rejection;
 use tidings_crds::key::ChannelKey;
 use tidings_crds::route::RouteState;
 use tidings_crds::stream::StreamSpec;
@@ -23,7 +23,8 @@ use crate::finalizer::Finalizers;
 use crate::observed::{ABANDON_ANNOTATION, ObservedChannel};
 use crate::reconcile::{Context, reconcile};
 use crate::remove::may_delete;
-use crate::report::Report;
+use crate::report::{Before, Report};
+use crate::rollout::Rollout;
 use crate::route_maps::RouteMaps;
 use crate::status::Account;
 use crate::store::RouteStore;
@@ -57,8 +58,8 @@ pub struct Visited {
 // === impl Visits ===
 
 impl Visits {
-    /// Visits a Channel. `conflict` is what the claims of all Channels say against it.
-    pub async fn visit(&self, channel: &ObservedChannel, conflict: Option<&Conflict>) -> Visited {
+    /// Visits a Channel. `objection` is what quotas and other Channels say against it, `rollout` how far its Route has come.
+    pub async fn visit(&self, channel: &ObservedChannel, objection: Option<&Rejection>, rollout: &Rollout) -> Visited {
         if channel.deleting {
             return self.depart(channel).await;
         }
@@ -66,7 +67,11 @@ impl Visits {
             Ok(spec) => spec,
             Err(fault) => return Visited::undecodable(channel, fault, &self.ctx.routes),
         };
-        let report = reconcile(&self.ctx, spec, conflict).await;
+        let report = reconcile(&self.ctx, spec, objection, rollout).await.compared_with(before(channel));
+        if let Some(kind) = report.correction() {
+            self.ctx.metrics.stream_corrected(kind);
+            warn!(channel = %channel.key, kind, "Others have deleted or changed a stream.");
+        }
         let mut visited = Visited { again: report.again, account: Account::Reconciled(Box::new(report)), object: None };
         if let Err(error) = self.hold(channel, spec, &mut visited).await {
             self.ctx.metrics.error(error.category());
@@ -198,6 +203,15 @@ impl Visits {
     }
 }
 
+/// What the status says of the Channel.
+fn before(channel: &ObservedChannel) -> Before {
+    let programmed = channel.status.conditions.iter().find(|condition| condition.type_ == ProgrammedReason::TYPE);
+    let in_place = programmed.is_some_and(|condition| {
+        condition.status == "True" && condition.observed_generation == Some(channel.generation)
+    });
+    Before { had_stream: channel.status.epoch.is_some(), in_place }
+}
+
 fn policy(channel: &Channel) -> ReclaimPolicy {
     channel.spec.history.as_ref().map(|history| history.reclaim_policy).unwrap_or_default()
 }
@@ -211,8 +225,8 @@ fn refused(error: ApiError) -> Failure {
 
 impl Visited {
     fn undecodable(channel: &ObservedChannel, fault: &str, routes: &RouteMaps) -> Self {
-        let mut report = Report::unusable(channel.key.clone(), AcceptedReason::InvalidSpec, fault.to_owned());
-        report.served = routes.served(&channel.key);
+        let (key, served) = (channel.key.clone(), routes.served(&channel.key));
+        let report = Report::unusable(key, AcceptedReason::InvalidSpec, fault.to_owned(), served);
         Self { account: Account::Reconciled(Box::new(report)), object: None, again: false }
     }
 }

@@ -33,6 +33,7 @@ operator:
   replicas: 2
   watchNamespaces: [shop, news]
   subjectGrants: [{ namespaces: [shop], subjects: ["orders.>"] }]
+  quotas: [{ namespaces: [shop], channels: 20, bytes: 10Gi }]
   podAnnotations: { example.com/a: b }
   podLabels: { team: push }
   nodeSelector: { disk: ssd }

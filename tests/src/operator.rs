@@ -55,6 +55,11 @@ impl Operator {
     pub fn launch(&mut self) {
         self.process = Some(self.program.start());
     }
+
+    /// Starts it again with one variable more, without waiting.
+    pub fn launch_with(&mut self, name: &str, value: &str) {
+        self.process = Some(self.program.clone().env(name, value).start());
+    }
 }
 
 impl Drop for Operator {

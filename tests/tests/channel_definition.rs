@@ -15,7 +15,7 @@ use tidings_tests::kube_cluster::KubeCluster;
 use tidings_tests::kube_release::KubeRelease;
 
 /// Specifications that break one rule or bound each, below a Channel called `orders`.
-const REFUSED: [&str; 28] = [
+const REFUSED: [&str; 32] = [
     "durability: Sometimes",
     "className: ''",
     "subjects: [tidings.other.channel]",
@@ -40,13 +40,18 @@ const REFUSED: [&str; 28] = [
     "cors: {origins: ['https://shop.example:443']}",
     "cors: {origins: ['*', 'https://shop.example']}",
     "cors: {origins: ['*'], allowCredentials: true}",
+    "cors: {origins: ['https://*.shop.example'], allowCredentials: true}",
+    // 128 letters of two bytes.
+    "subjects: ['éééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééé']",
+    "access: {subscribe: {topics: ['éééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééé']}}",
+    "access: {publish: {topics: ['éééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééé']}}",
     "access: {subscribe: {mode: Public}}",
     "access: {subscribe: {mode: Public, topics: ['user.{sub}']}}",
     "access: {subscribe: {topics: ['user.{sub}-{name}']}}",
     "access: {publish: {mode: Token, topics: ['a b']}}",
 ];
 
-const ACCEPTED: [&str; 9] = [
+const ACCEPTED: [&str; 10] = [
     "{}",
     "history: {}",
     "subjects: [orders, 'orders.>', 'shop.*.new']",
@@ -54,6 +59,7 @@ const ACCEPTED: [&str; 9] = [
     "history: {maxBytes: 1Gi, maxAgeSeconds: 60, duplicateWindowSeconds: 60}",
     "history: {maxBytes: 1048576}",
     "cors: {origins: ['https://shop.example', 'http://localhost:5173'], allowCredentials: true}",
+    "cors: {origins: ['https://*.shop.example', 'https://*.shop.example:8443']}",
     "access: {subscribe: {mode: Token, topics: [all, 'user.{sub}', '.', '>']}}",
     "access: {publish: {mode: Token, topics: ['{namespace}.{name}', 'x-{namespace}:{name}']}}",
 ];

@@ -165,3 +165,51 @@ async fn killed_operators_cost_no_stream_and_their_successor_goes_on() {
     .await;
     assert!(!was_ended(&source.record()), "{}", source.tail());
 }
+
+#[tokio::test]
+async fn a_subject_that_is_added_loses_nothing_that_was_acknowledged_even_if_the_operator_is_killed_meanwhile() {
+    let mut site = Installation::start().await;
+    let subjects = |names: &[&str]| {
+        let all: Vec<String> = names.iter().map(|name| format!("tidings.test.orders.{name}.>")).collect();
+        Manifest::public("orders").with("subjects", all).with("events/retryMilliseconds", 500)
+    };
+    let channel = site.channel(subjects(&["a"])).await;
+    let source = site.subscribe(0, &channel, &[]).await;
+    let jetstream = site.jetstream().await;
+    let publish = |topic: &'static str| {
+        let jetstream = jetstream.clone();
+        async move {
+            let sent = jetstream.publish(format!("tidings.test.orders.{topic}.x"), topic.into()).await.ok()?;
+            Some(sent.await.ok()?.sequence)
+        }
+    };
+    site.operator.kill9();
+    site.write(&subjects(&["a", "b"]));
+    // It ends right after its first change of the stream: were that the new subject, no gateway would know it yet.
+    site.operator.launch_with("TIDINGS_FAILPOINT", "stream-applied");
+    site.operator.process().exited().await;
+    let (mut acknowledged, mut of_the_new) = (Vec::new(), 0);
+    let begun = std::time::Instant::now();
+    for round in 0.. {
+        assert!(begun.elapsed() < PATIENCE, "b is not stored");
+        acknowledged.extend(publish("a").await);
+        if let Some(sequence) = publish("b").await {
+            of_the_new += 1;
+            acknowledged.push(sequence);
+        }
+        if round == 50 {
+            site.operator.launch();
+        } else if round > 50 && of_the_new >= 100 {
+            break;
+        }
+        // About two hundred a second.
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let last = *acknowledged.last().expect("something was acknowledged");
+    source.reaches(last).await;
+    let seen: std::collections::BTreeSet<u64> =
+        source.events().iter().filter_map(|event| sequence_of(&event.id)).collect();
+    let missing: Vec<_> = acknowledged.iter().filter(|sequence| !seen.contains(sequence)).collect();
+    assert!(missing.is_empty(), "{missing:?} of {}\n{}", acknowledged.len(), source.tail());
+    assert_eq!(gaps(&source.record()), []);
+}

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::stream::{Config, Info, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, Source, StorageType};
 use tempfile::TempDir;
 use tidings_crds::route::{Route, RouteState};
+use tidings_crds::topic::TopicSpace;
 use tidings_tests::manifest::Manifest;
 use tidings_tests::nats::{Nats, NatsSettings, User};
 use tidings_tests::operator::BINARY;
@@ -205,14 +206,13 @@ async fn drift_is_repaired_and_what_is_not_ours_is_kept() {
     let rig = Rig::start().await;
     let manifest = Manifest::new("test", "orders");
     rig.write(&manifest);
-    let _operator = rig.operator();
+    let operator = rig.operator();
     rig.served(&manifest).await;
     let good = rig.stream(&manifest).await.expect("a stream").config;
     let mut bad = Config { max_messages: 1, republish: None, allow_direct: false, ..good.clone() };
     bad.metadata.insert("team".into(), "shop".into());
     bad.description = Some("by hand".into());
     rig.jetstream.update_stream(&bad).await.expect("an update");
-    fs::remove_file(rig.route_file(&manifest)).expect("a Route");
     eventually(PATIENCE, "the repair", || async {
         let now = rig.stream(&manifest).await?.config;
         let repaired = now.max_messages == good.max_messages && now.republish == good.republish && now.allow_direct;
@@ -221,7 +221,22 @@ async fn drift_is_repaired_and_what_is_not_ours_is_kept() {
         (repaired && kept && rig.serves(&manifest)).then_some(())
     })
     .await;
+    operator.says("test/orders   StreamRepaired").await;
     rig.jetstream.delete_stream(manifest.stream()).await.expect("deleted");
+    rig.served(&manifest).await;
+    operator.says("test/orders   StreamRecreated").await;
+    // What the manifest itself asks for is no correction.
+    rig.write(&manifest.clone().with("history/maxMessages", 9));
+    eventually(PATIENCE, "the change", || async {
+        rig.stream(&manifest).await.is_some_and(|stream| stream.config.max_messages == 9)
+    })
+    .await;
+    let (_, metrics) = operator.get("/metrics").await.expect("metrics");
+    for kind in ["recreated", "repaired"] {
+        let counted = format!("tidings_operator_stream_corrections_total{{kind=\"{kind}\"}} 1");
+        assert!(metrics.contains(&counted), "{metrics}");
+    }
+    fs::remove_file(rig.route_file(&manifest)).expect("a Route");
     rig.served(&manifest).await;
 }
 
@@ -453,6 +468,93 @@ async fn an_operator_killed_between_two_steps_is_finished_by_the_next() {
     }
 }
 
+/// Whether the stream stores this subject.
+async fn stores(rig: &Rig, manifest: &Manifest, subject: &str) -> bool {
+    let stream = rig.stream(manifest).await.expect("a stream");
+    stream.config.subjects.iter().any(|stored| stored == subject)
+}
+
+/// Whether the Route in place tells gateways of this subject.
+fn routes(rig: &Rig, manifest: &Manifest, subject: &str) -> bool {
+    let topics = rig.route(manifest).map(|route| route.topics);
+    matches!(topics, Some(TopicSpace::Whole { subjects }) if subjects.iter().any(|known| known.as_str() == subject))
+}
+
+fn with_subjects(names: &[&str]) -> Manifest {
+    let subjects: Vec<String> = names.iter().map(|name| format!("tidings.test.orders.{name}.>")).collect();
+    Manifest::new("test", "orders").with("subjects", subjects)
+}
+
+#[tokio::test]
+async fn a_subject_is_added_to_the_route_first_and_removed_from_the_stream_first_wherever_the_operator_is_killed() {
+    let rig = Rig::start().await;
+    let [before, after] = [with_subjects(&["a", "b"]), with_subjects(&["b", "c"])];
+    let [old, new] = ["tidings.test.orders.a.>", "tidings.test.orders.c.>"];
+    rig.write(&before);
+    let operator = rig.operator();
+    rig.served(&before).await;
+    operator.process.kill9();
+    rig.write(&after);
+    for failpoint in ["stream-applied", "route-renamed", "route-applied", "route-applied"] {
+        let killed = rig.operator_with(|program| program.env("TIDINGS_FAILPOINT", failpoint));
+        killed.process.exited().await;
+        let (stored, kept) = (stores(&rig, &before, new).await, stores(&rig, &before, old).await);
+        assert!(!stored || routes(&rig, &before, new), "{failpoint}: the stream stores what no gateway knows");
+        assert!(!kept || routes(&rig, &before, old), "{failpoint}: the stream stores what gateways have forgotten");
+        assert!(!stored, "{failpoint}: no operator lived long enough for gateways to have read the Route");
+    }
+    assert!(routes(&rig, &after, new) && !routes(&rig, &after, old));
+    let started = Instant::now();
+    let operator = rig.operator();
+    operator.says("New subjects are stored once every gateway knows them (tidings.test.orders.c.>)").await;
+    eventually(PATIENCE, "the subject is stored", || stores(&rig, &after, new)).await;
+    assert!(started.elapsed() >= Duration::from_secs(5), "gateways read their directory every five seconds");
+    operator.says("test/orders   Programmed   TIDINGS_test_orders   tidings.test.orders.b.>").await;
+    assert_eq!(rig.stream(&after).await.expect("a stream").config.subjects.len(), 2);
+}
+
+#[tokio::test]
+async fn no_subject_is_added_while_the_route_cannot_be_written() {
+    let rig = Rig::start().await;
+    let manifest = with_subjects(&["a"]);
+    rig.write(&manifest);
+    let operator = rig.operator();
+    rig.served(&manifest).await;
+    // Nothing can be renamed over a directory with something in it.
+    let file = rig.route_file(&manifest);
+    let kept = rig.directory.path().join("kept");
+    fs::rename(&file, &kept).expect("renamed");
+    fs::create_dir_all(file.join("in the way")).expect("a directory");
+    let changed = with_subjects(&["a", "b"]);
+    rig.write(&changed);
+    operator.says("RouteFailed").await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(8) {
+        assert!(!stores(&rig, &changed, "tidings.test.orders.b.>").await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    fs::remove_dir_all(&file).expect("removed");
+    fs::rename(&kept, &file).expect("renamed");
+    eventually(PATIENCE, "the Route tells of it", || async { routes(&rig, &changed, "tidings.test.orders.b.>") }).await;
+    eventually(PATIENCE, "the subject is stored", || stores(&rig, &changed, "tidings.test.orders.b.>")).await;
+}
+
+#[tokio::test]
+async fn a_subject_that_another_stream_has_changes_nothing_at_all() {
+    let rig = Rig::start().await;
+    let manifest = with_subjects(&["a"]);
+    rig.write(&manifest);
+    let operator = rig.operator();
+    rig.served(&manifest).await;
+    let taken = Config { name: "theirs".into(), subjects: vec!["tidings.test.orders.b.x".into()], ..Config::default() };
+    rig.jetstream.create_stream(taken).await.expect("a stream");
+    let (stream, route) = (rig.stream(&manifest).await.expect("a stream"), rig.route(&manifest));
+    rig.write(&with_subjects(&["b"]).with("history/maxMessages", 7));
+    operator.says("the subjects belong to the stream theirs").await;
+    throughout(SEVERAL_PASSES, "the last good Route stays", || rig.route(&manifest) == route).await;
+    assert_eq!(rig.stream(&manifest).await.expect("a stream").config, stream.config);
+}
+
 #[tokio::test]
 async fn two_operators_on_the_same_directories_do_no_harm() {
     let rig = Rig::start().await;
@@ -537,6 +639,118 @@ async fn the_permissions_that_are_given_out_are_enough() {
     rig.remove(&manifest);
     rig.gone(&manifest).await;
     assert!(!operator.process.output().to_lowercase().contains("permissions violation"));
+}
+
+#[tokio::test]
+async fn a_stream_that_others_edit_is_set_right_or_the_difference_is_named() {
+    let rig = Rig::start().await;
+    let [repaired, fed, sealed] = ["repaired", "fed", "sealed"].map(|name| Manifest::new("test", name));
+    for manifest in [&repaired, &fed, &sealed] {
+        rig.write(manifest);
+    }
+    let operator = rig.operator();
+    for manifest in [&repaired, &fed, &sealed] {
+        rig.served(manifest).await;
+    }
+    // What NATS lets go of again is set right, all of it at once.
+    let good = rig.stream(&repaired).await.expect("a stream").config;
+    let mut republish = good.republish.clone().expect("live messages");
+    republish.destination = "elsewhere.>".into();
+    let edited = Config {
+        republish: Some(republish),
+        discard: DiscardPolicy::New,
+        discard_new_per_subject: true,
+        max_messages_per_subject: 1,
+        no_ack: true,
+        ..good.clone()
+    };
+    rig.jetstream.update_stream(&edited).await.expect("an update");
+    eventually(PATIENCE, "the repair", || async {
+        let now = rig.stream(&repaired).await?.config;
+        let same = now.republish == good.republish && now.discard == good.discard && !now.no_ack;
+        (same && now.max_messages_per_subject == good.max_messages_per_subject).then_some(())
+    })
+    .await;
+    // What others bring in is not republished, and what is sealed stays so: both are said, and the Route stays.
+    rig.jetstream.create_stream(Config { name: "theirs".into(), ..Config::default() }).await.expect("a stream");
+    let source = Source { name: "theirs".into(), ..Source::default() };
+    let config = rig.stream(&fed).await.expect("a stream").config;
+    rig.jetstream.update_stream(Config { sources: Some(vec![source]), ..config }).await.expect("an update");
+    operator.says("mirror or sources is true and should be false").await;
+    let config = rig.stream(&sealed).await.expect("a stream").config;
+    rig.jetstream.update_stream(Config { sealed: true, ..config }).await.expect("an update");
+    operator.says("sealed is true and should be false").await;
+    assert!(rig.serves(&fed) && rig.serves(&sealed) && rig.serves(&repaired));
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_named() {
+    let publish = ["INFO.>", "LIST", "NAMES"].iter().map(|call| format!("$JS.API.STREAM.{call}")).collect();
+    let admin = User { name: "admin".into(), ..User::default() };
+    let subscribe = Some(vec!["_INBOX_tidings_operator.>".to_owned()]);
+    let operator = User { name: "operator".into(), publish: Some(publish), subscribe, ..User::default() };
+    let rig = Rig::start_with(NatsSettings { users: vec![admin, operator], ..NatsSettings::default() }).await;
+    rig.write(&Manifest::new("test", "orders"));
+    let (url, admin) = (rig.nats.url_of("operator"), Port::free());
+    let operator = Running { process: rig.program_at(&url, &admin).start(), admin };
+    operator.says("test/orders   BrokerPermission").await;
+    operator.says("NATS does not permit the operator to publish to $JS.API.STREAM.CREATE.*").await;
+}
+
+#[tokio::test]
+async fn a_quota_refuses_the_last_of_too_many_channels_until_there_is_room() {
+    let rig = Rig::start().await;
+    let quota = rig.settings("quotas: [{ namespaces: [test], channels: 2, bytes: 3Mi, replicas: 1 }]");
+    let [a, b, c] = ["a", "b", "c"].map(|name| Manifest::new("test", name).with("history/maxBytes", "1Mi"));
+    for manifest in [&a, &b, &c] {
+        rig.write(manifest);
+    }
+    let operator = rig.operator_with(|program| program.arg("--config").arg(&quota));
+    operator.says("the quota of the namespace test is 2 Channels, and older ones are 2").await;
+    rig.served(&a).await;
+    rig.served(&b).await;
+    assert!(rig.stream(&c).await.is_none() && rig.route(&c).is_none());
+    rig.write(&b.clone().with("history/maxBytes", "3Mi"));
+    operator.says("older Channels have 1048576, 2097152 are left, and this one wants 3145728").await;
+    rig.served(&c).await;
+    assert!(rig.serves(&b), "the last good Route stays");
+    let (status, output) = Program::built(BINARY).args(["check", "--config"]).arg(&quota).arg(rig.file(&a)).run().await;
+    assert!(status.success(), "{output}");
+    let greedy = Manifest::new("test", "a").with("history/replicas", 3).with("history/maxBytes", 1);
+    rig.write(&greedy);
+    let (status, output) = Program::built(BINARY).args(["check", "--config"]).arg(&quota).arg(rig.file(&a)).run().await;
+    assert_eq!(status.code(), Some(1));
+    assert!(output.contains("QuotaExceeded: the quota of the namespace test is 1 replicas"), "{output}");
+}
+
+#[tokio::test]
+async fn streams_that_come_and_go_never_hide_who_has_a_subject() {
+    let rig = Rig::start().await;
+    // In the order of names before the Channels' streams, and just as many as one page of the listing has.
+    let other = |name: String| Config {
+        subjects: vec![format!("other.{name}")],
+        name,
+        storage: StorageType::Memory,
+        ..Config::default()
+    };
+    for number in 0..255 {
+        rig.jetstream.create_stream(other(format!("AAA_{number:03}"))).await.expect("a stream");
+    }
+    let [holder, rival] = ["b", "a"].map(|name| Manifest::new("test", name).with("subjects", vec!["orders.>"]));
+    let granted = rig.settings("subjectGrants: [{ namespaces: [test], subjects: [orders.>] }]");
+    rig.write(&holder);
+    let operator = rig.operator_with(|program| program.arg("--config").arg(granted));
+    rig.served(&holder).await;
+    rig.write(&rival);
+    operator.says("SubjectConflict").await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(8) {
+        rig.jetstream.create_stream(other("AAA_churn".into())).await.expect("a stream");
+        rig.jetstream.delete_stream("AAA_churn").await.expect("deleted");
+    }
+    let lost = |line: &str| line.starts_with("test/b ") && line.contains("SubjectConflict");
+    let output = operator.process.output();
+    assert!(!output.lines().any(lost), "{output}");
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! The operator on a real API server, with exactly the rights and NATS permissions that are shipped.
 
 use anyhow::{Context, Result};
-use kube::api::{DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 use tidings_crds::route::RouteState;
 use tidings_tests::kube_site::{KubeSite, current};
@@ -119,6 +120,10 @@ async fn what_was_changed_behind_the_operator_s_back_is_set_right() -> Result<()
         site.stream(&jetstream, &key).await.is_some_and(|info| info.config.max_messages == 7)
     })
     .await;
+    let repaired = site.reason(&key, "Programmed", "StreamRepaired").await;
+    let programmed = current(&repaired, "Programmed").context("no condition")?;
+    assert_eq!(programmed.status, "True");
+    assert!(programmed.message.contains("set right: max_msgs"), "{}", programmed.message);
     // The stream, deleted: the new one has another epoch, and the status says which.
     let old = site.channel(&key).await?.and_then(|channel| channel.status?.epoch);
     jetstream.delete_stream(format!("TIDINGS_{}_orders", site.tenant)).await?;
@@ -128,6 +133,16 @@ async fn what_was_changed_behind_the_operator_s_back_is_set_right() -> Result<()
     })
     .await;
     assert!(site.stream(&jetstream, &key).await.is_some());
+    site.reason(&key, "Programmed", "StreamRecreated").await;
+    let events: Api<Event> = Api::namespaced(site.client.clone(), &key.namespace);
+    for reason in ["StreamRepaired", "StreamRecreated"] {
+        let event = eventually(PATIENCE, reason, || async {
+            let events = events.list(&ListParams::default()).await.ok()?;
+            events.items.into_iter().find(|event| event.reason.as_deref() == Some(reason))
+        })
+        .await;
+        assert_eq!(event.type_.as_deref(), Some("Warning"), "{reason}");
+    }
 
     // The Route, edited; what others add stays.
     let edit =

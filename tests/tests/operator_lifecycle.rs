@@ -1,10 +1,13 @@
 //! A Channel from its creation to its end: killed operators in between, reclaim policies, the ways out, and the definition.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::json;
+use tidings_crds::beat::{ChannelBeat, Channels};
 use tidings_crds::definition::{CRD_NAME, REVISION, REVISION_ANNOTATION};
 use tidings_crds::key::ChannelKey;
 use tidings_crds::route::RouteState;
@@ -87,6 +90,55 @@ async fn killed_after_any_step_the_next_operator_finishes() -> Result<()> {
     let after = site.stream(&jetstream, &foreign).await.context("no stream")?;
     assert_eq!((after.created, after.config), (theirs.created, theirs.config));
     assert_eq!(site.nats.refusals(), Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_subject_is_stored_when_every_gateway_has_the_route_wherever_the_operator_is_killed() -> Result<()> {
+    let site = KubeSite::start().await?;
+    let service = site.release.gateway_service().await?;
+    let mut operator = site.operator(&["--gateway-service", service]).await?;
+    let (_pod, mut voice) = site.gateway().await?;
+    let (key, jetstream) = (site.key("orders"), site.nats.jetstream().await);
+    let subject = |name: &str| format!("tidings.{}.orders.{name}.>", key.namespace);
+    let stored = || async { site.stream(&jetstream, &key).await.map(|stream| stream.config.subjects) };
+    site.apply(&key, json!({ "subjects": [subject("a")] })).await?;
+    site.reason(&key, "Programmed", "Programmed").await;
+    voice.follows().await?;
+
+    // One is added and one is removed, and whoever does it dies after every step.
+    site.apply(&key, json!({ "subjects": [subject("a"), subject("b")] })).await?;
+    eventually(PATIENCE, "the new subject is stored", || async {
+        voice.clone().follows().await.ok()?;
+        stored().await.filter(|all| all.contains(&subject("b")))
+    })
+    .await;
+    operator.kill9();
+    site.apply(&key, json!({ "subjects": [subject("b"), subject("c")] })).await?;
+    for point in ["stream-applied", "route-applied", "status-written"] {
+        operator.launch_with(FAILPOINT, point);
+        let status = operator.process().exited().await;
+        assert!(!status.success(), "{point}: {status}");
+        assert_eq!(stored().await, Some(vec![subject("b")]), "{point}");
+    }
+    assert_eq!(site.routed(&key).await.generation, 3);
+    operator.launch();
+    let channel = site.reason(&key, "Programmed", "Pending").await;
+    let programmed = current(&channel, "Programmed").context("no condition")?;
+    assert_eq!(programmed.status, "Unknown");
+    assert!(programmed.message.contains(&subject("c")), "{}", programmed.message);
+    assert!(programmed.message.contains("at most 60 s"), "{}", programmed.message);
+    // The gateway lives, and says that it has the Route from before.
+    let old = Channels::from([(key.clone(), ChannelBeat { digest: Some("0123456789abcdef".into()), subscribers: 1 })]);
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(15) {
+        voice.says(true, old.clone()).await?;
+        assert_eq!(stored().await, Some(vec![subject("b")]));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    voice.follows().await?;
+    site.reason(&key, "Programmed", "Programmed").await;
+    assert_eq!(stored().await, Some(vec![subject("b"), subject("c")]));
     Ok(())
 }
 

@@ -153,6 +153,16 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- end -}}
 {{- end -}}
 
+{{/* The operator's settings file; nothing where there is nothing to set. */}}
+{{- define "tidings.operator.settings" -}}
+{{- with .Values.operator.subjectGrants -}}
+subjectGrants: {{- toYaml . | nindent 2 }}
+{{ end -}}
+{{- with .Values.operator.quotas -}}
+quotas: {{- toYaml . | nindent 2 }}
+{{ end -}}
+{{- end -}}
+
 {{/* What Channels can have as subjects: their own, and what is granted. A JSON list. */}}
 {{- define "tidings.subjects" -}}
 {{- $subjects := list "tidings.>" -}}

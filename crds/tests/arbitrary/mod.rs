@@ -63,6 +63,8 @@ fn topic() -> impl Strategy<Value = String> {
         2 => "[ab.*>{} ]{0,8}",
         2 => "([{][ab][}]|[.:%-]|x){1,6}",
         1 => any::<String>(),
+        1 => "é{120,200}",
+        1 => "[{]é{100,130}[}]",
     ]
 }
 
@@ -135,6 +137,7 @@ fn cors() -> impl Strategy<Value = CorsSpec> {
         20 => "https?://(shop|localhost|\\[::1\\])(:5173)?",
         3 => "https?://(shop|localhost|\\[::1\\])(:(80|443|5173|0))?/?",
         1 => Just("*".to_owned()),
+        2 => "https://[*][.](shop|a[.]b|b[.]example[.]?)(:5173)?",
         1 => any::<String>(),
     ];
     (vec(origin, 0..3), any::<bool>()).prop_map(|(origins, allow_credentials)| CorsSpec { origins, allow_credentials })

@@ -14,6 +14,7 @@ use http::header::{
     ALLOW, CACHE_CONTROL, HeaderMap, ORIGIN, VARY,
 };
 use http::{HeaderValue, Response, StatusCode};
+use tidings_crds::origin::allows;
 use tidings_crds::route::RouteCors;
 
 use crate::http::response::{self, Reply};
@@ -67,6 +68,15 @@ impl Origins {
     }
 }
 
+/// Whether an origin is named, and if so whether with credentials: by a wildcard never. `find` looks an entry up.
+fn credentials(origin: &str, find: impl Fn(&str) -> Option<bool>) -> Option<bool> {
+    find(origin).or_else(|| {
+        let (scheme, host) = origin.split_once("://")?;
+        let entry = format!("{scheme}://*.{}", host.split_once('.')?.1);
+        (allows(&entry, origin) && find(&entry).is_some()).then_some(false)
+    })
+}
+
 // === impl Readers ===
 
 impl Readers<'_> {
@@ -76,11 +86,13 @@ impl Readers<'_> {
         let named = origin.to_str().ok().filter(|origin| *origin != "*");
         let (credentials, any) = match self {
             Self::Channel(cors) => {
-                let is_named = named.is_some_and(|origin| cors.origins.iter().any(|allowed| allowed == origin));
-                (is_named.then_some(cors.allow_credentials), cors.origins.iter().any(|allowed| allowed == "*"))
+                let find = |wanted: &str| cors.origins.iter().any(|allowed| allowed == wanted);
+                let named = named.and_then(|origin| credentials(origin, |o| find(o).then_some(cors.allow_credentials)));
+                (named, find("*"))
             }
             Self::Installation(Origins(origins)) => {
-                (named.and_then(|origin| origins.get(origin).copied()), origins.contains_key("*"))
+                let named = named.and_then(|origin| credentials(origin, |o| origins.get(o).copied()));
+                (named, origins.contains_key("*"))
             }
             Self::Anybody => (named.map(|_| true), false),
         };
@@ -153,6 +165,10 @@ mod tests {
             (&[shop], true, "https://shop.example:443", (None, None)),
             (&[shop], true, "https://SHOP.example", (None, None)),
             (&[shop], true, "null", (None, None)),
+            (&["https://*.shop.example"], true, "https://a.shop.example", yes("https://a.shop.example", false)),
+            (&["https://*.shop.example"], false, "https://a.b.shop.example", (None, None)),
+            (&["https://*.shop.example"], false, shop, (None, None)),
+            (&["https://*.shop.example", shop], true, shop, yes(shop, true)),
             (&["*"], false, shop, yes("*", false)),
             (&["*"], true, shop, yes("*", false)),
             (&["*", shop], true, shop, yes(shop, true)),
@@ -175,6 +191,10 @@ mod tests {
         let yes = |origin: &str| (Some(origin.to_owned()), Some("true".to_owned()));
         assert_eq!((refused(shop), refused(news)), (yes(shop), yes(news)));
         assert_eq!(refused("https://evil.example"), (None, None));
+        let wild = Origins::of(&[cors(&["https://*.shop.example"], false)]);
+        let label = "https://a.shop.example";
+        assert_eq!(answer(Readers::Installation(&wild), label), (Some(label.to_owned()), None));
+        assert_eq!(answer(Readers::Installation(&wild), shop), (None, None));
         let with_any = Origins::of(channels.iter().chain([&cors(&["*"], false)]));
         let (any, credentials) = answer(Readers::Installation(&with_any), "https://evil.example");
         assert_eq!((any.as_deref(), credentials), (Some("*"), None));
