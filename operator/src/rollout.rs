@@ -2,7 +2,7 @@
 //!
 //! A subject may enter a stream only when gateways know it: one that does not takes its messages for what the channel no
 //! longer has, and passes over them. What gateways serve is what their beats say; where there are no beats (Routes as
-//! files), and for a gateway that does not answer, time decides: see `docs/decisions/0024-routes-before-subjects.md`.
+//! files), and for a gateway that does not answer, time decides: see `docs/decisions/0025-routes-before-subjects.md`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -61,6 +61,7 @@ async fn durable(channel: &Arc<LiveChannel>, broker: &Broker, reader: &Reader, l
             None => open(channel, &reader.over(link.clone()), limits).await,
         };
         let mut steps = Vec::new();
+        let mut held = Held(machine.held().is_some());
         loop {
             let now = Instant::now();
             seen.compare(&mut machine, Seen::now(&connection, reader, seen.overflows));
@@ -96,6 +97,7 @@ async fn durable(channel: &Arc<LiveChannel>, broker: &Broker, reader: &Reader, l
                 }
             }
             carry_out(channel, steps.drain(..));
+            held.compare(channel, &machine);
             if malformed && !apart {
                 // The next one like it shall cost nobody else a reconnect.
                 tracing::warn!(channel = channel.key, "Malformed headers: the channel gets a connection of its own.");
@@ -136,6 +138,20 @@ impl Seen {
             machine.interrupted(Instant::now());
         }
         *self = now;
+    }
+}
+
+/// Whether a message waits for a Route that has its subject: counted and said once.
+struct Held(bool);
+
+impl Held {
+    fn compare(&mut self, channel: &LiveChannel, machine: &Ingest) {
+        let holds = machine.held().is_some();
+        if holds && !std::mem::replace(&mut self.0, holds) {
+            channel.metrics.hole();
+            tracing::warn!(channel = channel.key, "A message waits for the Route that has its subject.");
+        }
+        self.0 = holds;
     }
 }
 

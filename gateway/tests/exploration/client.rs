@@ -194,13 +194,14 @@ impl Client {
         Some(Box::new(Subscriber::new(cursor, self.topics.clone(), beginning, None)))
     }
 
-    /// The one thing that cannot be proven: a client comes back with the position of a message that is gone, and the stream went
-    /// back and got another one there meanwhile, which is gone as well. It stands in the new stream without being told.
+    /// The one thing that cannot be proven: a client comes back with a position that nothing can be compared with (it has no stamp, or
+    /// the message at it is gone), and the stream went back and grew again meanwhile. It stands in the new stream without being told.
     fn begin_where_nothing_can_be_compared(&mut self, position: Position, stream: &Stream) {
         let now = stream.eras.len() - 1;
         let is_gone = (1..=stream.last()).contains(&position.sequence)
             && stream.eras[now].epoch == position.epoch
             && stream.fact(now, position.sequence).gone.is_some();
+        let is_gone = is_gone || position.stamp.is_none();
         if is_gone && stream.eras.len() > 1 {
             self.at = None;
         }
