@@ -271,7 +271,7 @@ fn entry(publication: &Publication) -> Arc<Entry> {
         sequence: publication.sequence,
         time: publication.time,
         topic: publication.topic.clone(),
-        frame: Bytes::from(format!("id: {id}\ndata: {}\n\n", publication.sequence)),
+        frame: Bytes::from(format!("data: {}\nid: {id}\n\n", publication.sequence)),
         kind: Kind::Event,
     })
 }
@@ -386,14 +386,14 @@ impl Client {
         for block in text.split_terminator("\n\n") {
             let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
             let Some(id) = field("id: ") else {
-                assert_eq!(block, ":", "what else has no id?");
+                assert_eq!(block, ":\n", "what else has no id?");
                 continue;
             };
             let position: Position = id.parse().unwrap();
-            match (field("event: "), field("data: ")) {
+            match (field("event: "), field("data:")) {
                 (Some("tidings.gap"), Some(data)) => self.gap(position, data, stream),
-                (None, Some(data)) => self.event(position, data, stream),
-                (None, None) => self.moved(position, stream),
+                (Some("tidings.position"), Some("")) => self.moved(position, stream),
+                (None, Some(data)) => self.event(position, data.trim_start(), stream),
                 other => panic!("{other:?}"),
             }
         }

@@ -94,7 +94,7 @@ async fn requests_sent_at_once_are_answered_in_order_before_the_stream() {
         let mut read = String::new();
         read_until(&mut socket, &mut read, "id: ").await;
         site.publisher(&channel).await.publish("a", "first").await;
-        read_until(&mut socket, &mut read, "data: first\n\n").await;
+        read_until(&mut socket, &mut read, "data: first\nid: ").await;
         let statuses: Vec<_> = read.lines().filter_map(|line| line.strip_prefix("HTTP/1.1 ")).collect();
         assert_eq!(statuses, ["404 Not Found", "404 Not Found", "200 OK"], "{read}");
     }
@@ -127,7 +127,11 @@ async fn a_stream_begins_behind_answers_that_the_client_was_slow_to_read() {
         assert_eq!(read.matches("HTTP/1.1 404").count(), REQUESTS);
         let (before, stream) = read.split_once("HTTP/1.1 200 OK").expect("the stream's head");
         assert!(before.ends_with("}\n"), "the last refusal is whole");
-        assert!(!stream.contains("HTTP/1.1") && stream.contains("\r\n\r\nretry: 3000\nid: "), "{stream}");
+        assert!(
+            !stream.contains("HTTP/1.1")
+                && stream.contains("\r\n\r\nretry: 3000\nevent: tidings.position\ndata:\nid: "),
+            "{stream}"
+        );
         drop(sent.await.expect("sent"));
     }
 }

@@ -187,7 +187,7 @@ impl Stream {
     fn last_words(&mut self, reason: EndReason) -> Turn {
         self.end = Some(reason);
         let retry = jittered(self.channel().route().events.retry_milliseconds, rand::random());
-        Turn::Control(frame::end(reason.as_str(), retry))
+        Turn::Control(frame::end(reason.as_str(), retry, self.subscriber.last_position()))
     }
 }
 

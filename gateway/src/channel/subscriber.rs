@@ -178,14 +178,25 @@ impl Subscriber {
 
     /// What to send after a long silence: a checkpoint if there is something to move, a comment if not.
     pub fn heartbeat(&mut self) -> Bytes {
-        let position = self.cursor.position();
-        // Within a snapshot the sequence says nothing about what was sent.
-        if !self.positions || self.snapshot.is_some() || self.told == Some(position.sequence) {
+        let Some(position) = self.position().filter(|position| self.told != Some(position.sequence)) else {
             return frame::COMMENT;
-        }
+        };
         self.told = Some(position.sequence);
-        // What it stands at was not sent, or the client would know it.
-        frame::checkpoint(self.shown(position))
+        frame::checkpoint(position)
+    }
+
+    /// The position to end with, if the client can come back with one. It may know it already; then it may know more of it
+    /// than it is shown now, and is told nothing.
+    pub fn last_position(&self) -> Option<Position> {
+        let known = self.told == Some(self.cursor.after());
+        let hidden = known && self.lease.as_ref().is_some_and(Lease::is_restricted);
+        self.position().filter(|_| !self.fresh && !hidden)
+    }
+
+    /// The position that may be told.
+    fn position(&self) -> Option<Position> {
+        // Within a snapshot the sequence says nothing about what was sent.
+        (self.positions && self.snapshot.is_none()).then(|| self.shown(self.cursor.position()))
     }
 
     fn gap(&self, reason: GapReason, after: Position, resumed: Position) -> Bytes {
@@ -350,8 +361,19 @@ mod tests {
         assert_eq!(reader.heartbeat(), frame::COMMENT);
         fanout.skip(Mark { sequence: 14, stamp: None });
         assert_eq!(reader.next(&fanout, 100), Step::Wait);
-        assert_eq!(reader.heartbeat(), "id: a-14\n\n");
+        assert_eq!(reader.heartbeat(), "event: tidings.position\ndata:\nid: a-14\n\n");
         assert_eq!(reader.heartbeat(), frame::COMMENT);
+    }
+
+    #[test]
+    fn an_end_tells_the_position_to_come_back_to() {
+        let mut fanout = fanout();
+        let mut reader = subscriber(&mut fanout, 12, true);
+        fanout.skip(Mark { sequence: 14, stamp: None });
+        assert_eq!(reader.next(&fanout, 100), Step::Wait);
+        assert_eq!(reader.last_position(), Some(Position { epoch: EPOCH, sequence: 14, stamp: None }));
+        let new = subscriber(&mut fanout, 12, false);
+        assert_eq!(new.last_position(), None, "who has seen nothing of what exists asks for all of it again");
     }
 
     #[test]

@@ -107,12 +107,12 @@ mod tests {
             .header("vary", "Origin")
             .body(())
             .unwrap();
-        let opening = [Bytes::from_static(b"retry: 3000\n\n"), Bytes::from_static(b"id: a-1\n\n")];
+        let opening = [Bytes::from_static(b"retry: 3000\n"), Bytes::from_static(b"data: a\n\n")];
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
         assert_eq!(
             first(answer.headers(), &opening, now),
             "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nvary: Origin\r\n\
-             date: Sun, 06 Nov 1994 08:49:37 GMT\r\nconnection: close\r\n\r\nretry: 3000\n\nid: a-1\n\n"
+             date: Sun, 06 Nov 1994 08:49:37 GMT\r\nconnection: close\r\n\r\nretry: 3000\ndata: a\n\n"
         );
     }
 }

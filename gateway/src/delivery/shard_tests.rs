@@ -502,14 +502,14 @@ fn a_heartbeat_comes_before_the_silence_is_too_long() {
     world.pass(Duration::from_secs(14));
     assert_eq!(world.received(client), "head|");
     world.pass(Duration::from_secs(1));
-    assert_eq!(world.received(client), "head|:\n\n");
+    assert_eq!(world.received(client), "head|:\n");
     world.pass(Duration::from_secs(10));
     world.publish();
     world.settle();
     world.pass(Duration::from_secs(14));
-    assert_eq!(world.received(client), "head|:\n\n<1>");
+    assert_eq!(world.received(client), "head|:\n<1>");
     world.pass(Duration::from_secs(1));
-    assert_eq!(world.received(client), "head|:\n\n<1>:\n\n");
+    assert_eq!(world.received(client), "head|:\n<1>:\n");
 }
 
 #[test]
@@ -520,7 +520,7 @@ fn an_end_is_told_then_the_client_closes() {
     world.client(slow).room = 10;
     world.channel.end(EndReason::ChannelDeleted);
     world.settle();
-    let end = "event: tidings.end\ndata: {\"reason\":\"channel-deleted\"}\n\n";
+    let end = "event: tidings.end\ndata: {\"reason\":\"channel-deleted\"}\nid: a-0\n\n";
     assert!(world.received(client).ends_with(end) && world.client(client).shut);
     assert!(!world.client(slow).shut, "its last event has not left");
     assert_eq!(world.subscribers(), "tidings_subscribers{channel=\"a/b\"} 1");
@@ -672,14 +672,14 @@ fn over_tls_the_end_is_told_then_leave_is_taken() {
     world.channel.end(EndReason::ChannelDeleted);
     world.settle();
     let (last, left) = world.unsealed(client);
-    assert!(last.ends_with("event: tidings.end\ndata: {\"reason\":\"channel-deleted\"}\n\n") && left);
+    assert!(last.ends_with("event: tidings.end\ndata: {\"reason\":\"channel-deleted\"}\nid: a-0\n\n") && left);
     assert!(world.client(client).shut && !world.client(slow).shut);
     // Byte by byte, through the last words and the leave.
     let (mut told, mut leave) = (String::new(), 0);
     while !world.client(slow).shut {
         world.give_room(slow, 1);
         world.settle();
-        leave += usize::from(told.ends_with("channel-deleted\"}\n\n"));
+        leave += usize::from(told.ends_with("channel-deleted\"}\nid: a-0\n\n"));
         let (more, left) = world.unsealed(slow);
         told += &more;
         assert_eq!(left, world.client(slow).shut);

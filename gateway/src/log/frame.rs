@@ -2,6 +2,13 @@
 //!
 //! UTF-8 without BOM, lines end with LF. An `id:` consists of `[a-z0-9-]` and is never empty: an empty one would erase
 //! the browser's position.
+//!
+//! Two rules go beyond the standard, because clients do not all follow it:
+//!
+//! - `id:` is the last line of its block. Some clients adopt an id when they read it; if the stream is cut behind it, an
+//!   event whose data had yet to come would be skipped.
+//! - Every block has `data:`, and there is no empty line outside of blocks. Firefox, WebKit and most libraries forget an id
+//!   that comes without data, and some libraries dispatch an empty event at every empty line.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -46,8 +53,11 @@ struct End<'a> {
     reason: &'a str,
 }
 
-/// A comment: it keeps the connection alive and moves nothing.
-pub const COMMENT: Bytes = Bytes::from_static(b":\n\n");
+/// A comment: it keeps the connection alive and moves nothing. No empty line: see above.
+pub const COMMENT: Bytes = Bytes::from_static(b":\n");
+
+/// The type of a checkpoint: an event without data that tells the position. `onmessage` does not see it.
+pub const POSITION: &str = "tidings.position";
 
 // === impl Framing ===
 
@@ -63,35 +73,38 @@ impl Framing {
         if let Some(event) = &publication.event {
             field(&mut out, "event", event.as_str());
         }
-        if let Some(id) = id {
-            field(&mut out, "id", &id.to_string());
-        }
         match self.encoding {
             Encoding::Base64 => field(&mut out, "data", &STANDARD.encode(&publication.data)),
             Encoding::Text => data(&mut out, &String::from_utf8_lossy(&publication.data)),
         }
-        out.put_u8(b'\n');
-        out.freeze()
+        close(out, id)
     }
 }
 
-/// The first block of a stream: the reconnection time and, where there is one, the position to come back to.
+/// What a stream begins with: the reconnection time and, where there is one, the position to come back to.
 pub fn opening(retry_milliseconds: u32, checkpoint: Option<Position>) -> Bytes {
-    let mut out = BytesMut::with_capacity(80);
+    let mut out = BytesMut::with_capacity(112);
     field(&mut out, "retry", &retry_milliseconds.to_string());
-    if let Some(position) = checkpoint {
-        field(&mut out, "id", &position.to_string());
+    match checkpoint {
+        Some(position) => {
+            position_event(&mut out);
+            close(out, Some(position))
+        }
+        // It counts as soon as its line has ended, and the block goes on with the first event.
+        None => out.freeze(),
     }
-    out.put_u8(b'\n');
-    out.freeze()
 }
 
-/// An id without data: it fires nothing, and the browser remembers it.
+/// A position to come back to, without an event of the channel's.
 pub fn checkpoint(position: Position) -> Bytes {
-    let mut out = BytesMut::with_capacity(64);
-    field(&mut out, "id", &position.to_string());
-    out.put_u8(b'\n');
-    out.freeze()
+    let mut out = BytesMut::with_capacity(96);
+    position_event(&mut out);
+    close(out, Some(position))
+}
+
+fn position_event(out: &mut BytesMut) {
+    field(out, "event", POSITION);
+    out.put_slice(b"data:\n");
 }
 
 /// A `tidings.gap`. `id` is the position before the next event.
@@ -99,22 +112,29 @@ pub fn gap(gap: &Gap, id: Option<Position>) -> Bytes {
     control("tidings.gap", id, gap)
 }
 
-/// A `tidings.end` with the time to wait before coming back.
-pub fn end(reason: &str, retry_milliseconds: u32) -> Bytes {
-    let mut out = BytesMut::with_capacity(96);
+/// A `tidings.end` with the time to wait before coming back, and the position to come back to.
+pub fn end(reason: &str, retry_milliseconds: u32, id: Option<Position>) -> Bytes {
+    let mut out = BytesMut::with_capacity(160);
     field(&mut out, "retry", &retry_milliseconds.to_string());
-    out.put(control("tidings.end", None, &End { reason }));
-    out.freeze()
+    control_into(out, "tidings.end", id, &End { reason })
 }
 
 fn control(event: &str, id: Option<Position>, json: &impl Serialize) -> Bytes {
-    let mut out = BytesMut::with_capacity(256);
+    control_into(BytesMut::with_capacity(256), event, id, json)
+}
+
+fn control_into(mut out: BytesMut, event: &str, id: Option<Position>, json: &impl Serialize) -> Bytes {
     field(&mut out, "event", event);
+    // JSON escapes CR and LF, so one line holds it; these types have string keys only and cannot fail.
+    data(&mut out, &serde_json::to_string(json).unwrap_or_default());
+    close(out, id)
+}
+
+/// Ends a block, with its id as the last line.
+fn close(mut out: BytesMut, id: Option<Position>) -> Bytes {
     if let Some(id) = id {
         field(&mut out, "id", &id.to_string());
     }
-    // JSON escapes CR and LF, so one line holds it; these types have string keys only and cannot fail.
-    data(&mut out, &serde_json::to_string(json).unwrap_or_default());
     out.put_u8(b'\n');
     out.freeze()
 }
@@ -169,12 +189,14 @@ mod tests {
         assert!(!block.contains('\r'));
         for line in body.split('\n') {
             assert!(!line.is_empty(), "an empty line in the middle ends the block");
+            assert_eq!(id, None, "nothing stands behind the id");
             let (name, value) = line.split_once(':').unwrap();
             let value = value.strip_prefix(' ').unwrap_or(value).to_owned();
             match name {
                 "event" => event = Some(value),
                 "id" => id = Some(value),
                 "data" => lines.push(value),
+                "retry" => {}
                 other => panic!("unknown field {other}"),
             }
         }
@@ -182,9 +204,9 @@ mod tests {
     }
 
     #[test]
-    fn a_publication_is_event_id_and_data() {
+    fn a_publication_is_event_data_and_id() {
         let frame = TEXT.publication(&publication(Some("order.created"), b"{\"total\": 12}"), Some(position()));
-        assert_eq!(frame, "event: order.created\nid: a-7-z\ndata: {\"total\": 12}\n\n");
+        assert_eq!(frame, "event: order.created\ndata: {\"total\": 12}\nid: a-7-z\n\n");
     }
 
     #[test]
@@ -211,21 +233,33 @@ mod tests {
         let frame = small.publication(&publication(Some("x"), b"1234"), Some(position()));
         assert_eq!(
             frame,
-            "event: tidings.oversize\nid: a-7-z\ndata: {\"bytes\":4,\"limit\":3,\"topic\":\"user.42\"}\n\n"
+            "event: tidings.oversize\ndata: {\"bytes\":4,\"limit\":3,\"topic\":\"user.42\"}\nid: a-7-z\n\n"
         );
     }
 
     #[test]
     fn control_blocks_are_as_documented() {
-        assert_eq!(opening(3000, Some(position())), "retry: 3000\nid: a-7-z\n\n");
-        assert_eq!(opening(3000, None), "retry: 3000\n\n");
-        assert_eq!(checkpoint(position()), "id: a-7-z\n\n");
-        assert_eq!(end("shutdown", 812), "retry: 812\nevent: tidings.end\ndata: {\"reason\":\"shutdown\"}\n\n");
+        assert_eq!(opening(3000, Some(position())), "retry: 3000\nevent: tidings.position\ndata:\nid: a-7-z\n\n");
+        assert_eq!(opening(3000, None), "retry: 3000\n");
+        assert_eq!(checkpoint(position()), "event: tidings.position\ndata:\nid: a-7-z\n\n");
+        let ended = "retry: 812\nevent: tidings.end\ndata: {\"reason\":\"shutdown\"}\n";
+        assert_eq!(end("shutdown", 812, None), format!("{ended}\n"));
+        assert_eq!(end("shutdown", 812, Some(position())), format!("{ended}id: a-7-z\n\n"));
         let told = Gap { reason: "expired", after: Some("a-1".into()), resumed: Some("a-7-z".into()) };
         assert_eq!(
             gap(&told, Some(position())),
-            "event: tidings.gap\nid: a-7-z\ndata: {\"reason\":\"expired\",\"after\":\"a-1\",\"resumed\":\"a-7-z\"}\n\n"
+            "event: tidings.gap\ndata: {\"reason\":\"expired\",\"after\":\"a-1\",\"resumed\":\"a-7-z\"}\nid: a-7-z\n\n"
         );
+    }
+
+    #[test]
+    fn every_block_has_data_and_nothing_behind_its_id() {
+        let told = Gap { reason: "expired", after: None, resumed: None };
+        let at = Some(position());
+        for block in [opening(500, at), checkpoint(position()), end("shutdown", 812, at), gap(&told, at)] {
+            let (_, id, data) = parse(std::str::from_utf8(&block).unwrap());
+            assert!(data.is_some() && id.as_deref() == Some("a-7-z"), "{block:?}");
+        }
     }
 
     proptest! {
