@@ -10,13 +10,13 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use tidings_crds::position::{Epoch, Position};
 use tidings_crds::topic::TopicSet;
 use tidings_gateway::channel::subscriber::{Beginning, Step, Subscriber};
 use tidings_gateway::log::chunk::Chunk;
+use tidings_gateway::log::chunked::Frame;
 use tidings_gateway::log::event_log::{Entry, Kind, Located, LogLimits, Mark};
 use tidings_gateway::log::fanout::Fanout;
 use tidings_gateway::log::ingest::{self, Answer, Ask, Info, Ingest};
@@ -254,7 +254,7 @@ impl Gateway {
                 ingest::Step::Append(publication) => self.fanout.append(entry(&publication), &mut Vec::new()),
                 ingest::Step::Skip(to) => self.fanout.skip(to),
                 ingest::Step::Expired(to) => {
-                    let (time, topic, frame) = (0, "".into(), Bytes::new());
+                    let (time, topic, frame) = (0, "".into(), Frame::default());
                     let lost = Entry { sequence: to.sequence, time, topic, frame, kind: Kind::Lost };
                     self.fanout.append(Arc::new(lost), &mut Vec::new());
                 }
@@ -271,7 +271,7 @@ fn entry(publication: &Publication) -> Arc<Entry> {
         sequence: publication.sequence,
         time: publication.time,
         topic: publication.topic.clone(),
-        frame: Bytes::from(format!("data: {}\nid: {id}\n\n", publication.sequence)),
+        frame: format!("data: {}\nid: {id}\n\n", publication.sequence).into(),
         kind: Kind::Event,
     })
 }
@@ -381,8 +381,8 @@ impl Client {
     }
 
     /// Reads whole blocks and holds them against the stream.
-    fn hear(&mut self, bytes: &Bytes, stream: &Stream) {
-        let text = std::str::from_utf8(bytes).unwrap();
+    fn hear(&mut self, frame: &Frame, stream: &Stream) {
+        let text = String::from_utf8(frame.text().to_vec()).unwrap();
         for block in text.split_terminator("\n\n") {
             let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
             let Some(id) = field("id: ") else {

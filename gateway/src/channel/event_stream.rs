@@ -6,13 +6,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use crate::channel::drain_schedule::jittered;
 use crate::channel::live::{Behind, LiveChannel, Share};
 use crate::channel::subscriber::{Step, Subscriber};
 use crate::limits::usage::Place;
 use crate::log::chunk::Chunk;
+use crate::log::chunked::Frame;
 use crate::log::end_reason::EndReason;
 use crate::log::fanout::Fanout;
 use crate::log::feed::Batch;
@@ -48,7 +47,7 @@ pub enum Turn {
     /// Write these events.
     Events(Events),
     /// Write this: a gap, a heartbeat, or the last words.
-    Control(Bytes),
+    Control(Frame),
     /// Read the stream behind the Log, and bring what was read with [`Stream::take`].
     Read(Behind),
     /// Nothing, before the channel changes or [`Stream::due`].
@@ -102,6 +101,11 @@ impl Stream {
         self.end.is_some()
     }
 
+    /// Whether the response is to look complete: it has ended, and the client is not expected to come back as it is.
+    pub fn is_complete(&self) -> bool {
+        self.end.is_some_and(|reason| !reason.invites_back())
+    }
+
     /// What to do now. `fanout` is the channel's; heartbeats are due when the silence would reach its limit at `quiet_at`.
     pub fn turn(&mut self, fanout: &Fanout, now: Instant, quiet_at: Instant) -> Turn {
         if self.end.is_some() {
@@ -144,7 +148,7 @@ impl Stream {
     }
 
     /// Takes what was read of the stream behind the Log. If that has a hole at its front, this is what to write first.
-    pub fn take(&mut self, chunk: Arc<Chunk>, now: Instant) -> Option<Bytes> {
+    pub fn take(&mut self, chunk: Arc<Chunk>, now: Instant) -> Option<Frame> {
         self.reading = false;
         // Who may no longer read is not told where the stream goes on either; the next turn says why.
         self.ending = self.ending(now);
@@ -178,7 +182,7 @@ impl Stream {
         self.channel().farewell().at(self.lot.into())
     }
 
-    fn gap(&mut self, reason: GapReason, bytes: Bytes, now: Instant) -> Turn {
+    fn gap(&mut self, reason: GapReason, bytes: Frame, now: Instant) -> Turn {
         self.channel().metrics.gap(reason);
         self.written = now;
         Turn::Control(bytes)

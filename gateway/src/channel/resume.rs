@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tidings_crds::channel::Start;
 use tidings_crds::position::Position;
@@ -17,6 +16,7 @@ use tokio::sync::OnceCell;
 use crate::channel::backfill::{Source, entry};
 use crate::channel::live::LiveChannel;
 use crate::channel::subscriber::{Beginning, Snapshot, Subscriber, gap};
+use crate::log::chunked::Frame;
 use crate::log::event_log::{Entry, Located, Mark};
 use crate::log::frame;
 use crate::log::ingest::Info;
@@ -55,7 +55,7 @@ pub struct Seated {
     /// The subscriber.
     pub subscriber: Subscriber,
     /// `retry:`, the checkpoint, and a gap if there is one.
-    pub opening: Vec<Bytes>,
+    pub opening: Vec<Frame>,
 }
 
 /// The newest events per topic, read once for those who ask at the same time.

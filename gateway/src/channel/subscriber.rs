@@ -10,13 +10,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use tidings_crds::position::Position;
 use tidings_crds::route::Route;
 use tidings_crds::topic::TopicSet;
 
 use crate::channel::access_lease::Lease;
 use crate::log::chunk::Chunk;
+use crate::log::chunked::Frame;
 use crate::log::end_reason::EndReason;
 use crate::log::event_log::Entry;
 use crate::log::fanout::{Cursor, Fanout, Next};
@@ -57,7 +57,7 @@ pub enum Step {
     /// Send these events.
     Events(Batch),
     /// Send this control event.
-    Gap(GapReason, Bytes),
+    Gap(GapReason, Frame),
     /// Wait: nothing to send.
     Wait,
     /// Read the stream behind `after` up to `floor`, and bring it with [`Subscriber::take`].
@@ -162,7 +162,7 @@ impl Subscriber {
     }
 
     /// Takes what was read of the stream. If retention was faster, continuity ends, and the subscriber is told.
-    pub fn take(&mut self, chunk: Arc<Chunk>) -> Option<Bytes> {
+    pub fn take(&mut self, chunk: Arc<Chunk>) -> Option<Frame> {
         let before = self.cursor.position();
         let expired = chunk.expired(before.sequence).filter(|_| self.keeps_all);
         self.chunk = Some(if self.topics.is_all() { chunk } else { Arc::new(chunk.filtered(&self.topics)) });
@@ -177,7 +177,7 @@ impl Subscriber {
     }
 
     /// What to send after a long silence: a checkpoint if there is something to move, a comment if not.
-    pub fn heartbeat(&mut self) -> Bytes {
+    pub fn heartbeat(&mut self) -> Frame {
         let Some(position) = self.position().filter(|position| self.told != Some(position.sequence)) else {
             return frame::COMMENT;
         };
@@ -199,7 +199,7 @@ impl Subscriber {
         (self.positions && self.snapshot.is_none()).then(|| self.shown(self.cursor.position()))
     }
 
-    fn gap(&self, reason: GapReason, after: Position, resumed: Position) -> Bytes {
+    fn gap(&self, reason: GapReason, after: Position, resumed: Position) -> Frame {
         gap(reason, Some(self.shown(after)), Some(self.shown(resumed)))
     }
 
@@ -248,7 +248,7 @@ impl Subscriber {
 }
 
 /// A `tidings.gap`, with the position before the next event as its id.
-pub fn gap(reason: GapReason, after: Option<Position>, resumed: Option<Position>) -> Bytes {
+pub fn gap(reason: GapReason, after: Option<Position>, resumed: Option<Position>) -> Frame {
     let told = Gap {
         reason: reason.as_str(),
         after: after.map(|position| position.to_string()),
@@ -270,7 +270,7 @@ mod tests {
             sequence,
             time: sequence,
             topic: topic.into(),
-            frame: Bytes::from(format!("<{sequence}>")),
+            frame: format!("<{sequence}>").into(),
             kind: crate::log::event_log::Kind::Event,
         })
     }
@@ -294,7 +294,7 @@ mod tests {
         Subscriber::new(cursor, TopicSet::all(), beginning, None)
     }
 
-    fn events(step: Step) -> Bytes {
+    fn events(step: Step) -> Frame {
         match step {
             Step::Events(batch) => batch.bytes,
             other => panic!("{other:?}"),

@@ -47,7 +47,8 @@ pub fn later(request: &HeaderMap, delay: Duration, why: &'static str, close: boo
 
 /// The head of every event stream.
 pub fn stream_headers(headers: &mut HeaderMap) {
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    // Event streams are always UTF-8; some libraries read a text without a charset as Latin-1 (RFC 2616, section 3.7.1).
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
 }
@@ -116,7 +117,7 @@ mod tests {
     async fn whoever_reads_streams_is_told_in_a_stream_and_others_by_status() {
         let reply = later(&accept("text/event-stream"), Duration::from_millis(1_234), "busy", true);
         assert_eq!(reply.status(), StatusCode::OK);
-        assert_eq!(reply.headers()[CONTENT_TYPE], "text/event-stream");
+        assert_eq!(reply.headers()[CONTENT_TYPE], "text/event-stream; charset=utf-8");
         assert_eq!(reply.headers()[CONNECTION], "close");
         assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), "retry: 1234\n");
         let reply = later(&accept("application/json"), Duration::from_millis(1_234), "busy", false);

@@ -12,11 +12,11 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use tidings_crds::channel::Encoding;
 use tidings_crds::position::Position;
 
+use crate::log::chunked::{Frame, Writer};
 use crate::log::publication::Publication;
 
 /// How a channel's publications become frames.
@@ -54,7 +54,7 @@ struct End<'a> {
 }
 
 /// A comment: it keeps the connection alive and moves nothing. No empty line: see above.
-pub const COMMENT: Bytes = Bytes::from_static(b":\n");
+pub const COMMENT: Frame = Frame::COMMENT;
 
 /// The type of a checkpoint: an event without data that tells the position. `onmessage` does not see it.
 pub const POSITION: &str = "tidings.position";
@@ -63,13 +63,13 @@ pub const POSITION: &str = "tidings.position";
 
 impl Framing {
     /// The frame of a publication; without `id` for an Ephemeral channel.
-    pub fn publication(&self, publication: &Publication, id: Option<Position>) -> Bytes {
+    pub fn publication(&self, publication: &Publication, id: Option<Position>) -> Frame {
         if publication.data.len() as u64 > self.max_event_bytes {
             let oversize =
                 Oversize { bytes: publication.data.len(), limit: self.max_event_bytes, topic: &publication.topic };
             return control("tidings.oversize", id, &oversize);
         }
-        let mut out = BytesMut::with_capacity(publication.data.len() + 96);
+        let mut out = Writer::with_capacity(publication.data.len() + 96);
         if let Some(event) = &publication.event {
             field(&mut out, "event", event.as_str());
         }
@@ -82,8 +82,8 @@ impl Framing {
 }
 
 /// What a stream begins with: the reconnection time and, where there is one, the position to come back to.
-pub fn opening(retry_milliseconds: u32, checkpoint: Option<Position>) -> Bytes {
-    let mut out = BytesMut::with_capacity(112);
+pub fn opening(retry_milliseconds: u32, checkpoint: Option<Position>) -> Frame {
+    let mut out = Writer::with_capacity(112);
     field(&mut out, "retry", &retry_milliseconds.to_string());
     match checkpoint {
         Some(position) => {
@@ -91,39 +91,39 @@ pub fn opening(retry_milliseconds: u32, checkpoint: Option<Position>) -> Bytes {
             close(out, Some(position))
         }
         // It counts as soon as its line has ended, and the block goes on with the first event.
-        None => out.freeze(),
+        None => out.finish(),
     }
 }
 
 /// A position to come back to, without an event of the channel's.
-pub fn checkpoint(position: Position) -> Bytes {
-    let mut out = BytesMut::with_capacity(96);
+pub fn checkpoint(position: Position) -> Frame {
+    let mut out = Writer::with_capacity(96);
     position_event(&mut out);
     close(out, Some(position))
 }
 
-fn position_event(out: &mut BytesMut) {
+fn position_event(out: &mut Writer) {
     field(out, "event", POSITION);
-    out.put_slice(b"data:\n");
+    out.put(b"data:\n");
 }
 
 /// A `tidings.gap`. `id` is the position before the next event.
-pub fn gap(gap: &Gap, id: Option<Position>) -> Bytes {
+pub fn gap(gap: &Gap, id: Option<Position>) -> Frame {
     control("tidings.gap", id, gap)
 }
 
 /// A `tidings.end` with the time to wait before coming back, and the position to come back to.
-pub fn end(reason: &str, retry_milliseconds: u32, id: Option<Position>) -> Bytes {
-    let mut out = BytesMut::with_capacity(160);
+pub fn end(reason: &str, retry_milliseconds: u32, id: Option<Position>) -> Frame {
+    let mut out = Writer::with_capacity(160);
     field(&mut out, "retry", &retry_milliseconds.to_string());
     control_into(out, "tidings.end", id, &End { reason })
 }
 
-fn control(event: &str, id: Option<Position>, json: &impl Serialize) -> Bytes {
-    control_into(BytesMut::with_capacity(256), event, id, json)
+fn control(event: &str, id: Option<Position>, json: &impl Serialize) -> Frame {
+    control_into(Writer::with_capacity(256), event, id, json)
 }
 
-fn control_into(mut out: BytesMut, event: &str, id: Option<Position>, json: &impl Serialize) -> Bytes {
+fn control_into(mut out: Writer, event: &str, id: Option<Position>, json: &impl Serialize) -> Frame {
     field(&mut out, "event", event);
     // JSON escapes CR and LF, so one line holds it; these types have string keys only and cannot fail.
     data(&mut out, &serde_json::to_string(json).unwrap_or_default());
@@ -131,24 +131,24 @@ fn control_into(mut out: BytesMut, event: &str, id: Option<Position>, json: &imp
 }
 
 /// Ends a block, with its id as the last line.
-fn close(mut out: BytesMut, id: Option<Position>) -> Bytes {
+fn close(mut out: Writer, id: Option<Position>) -> Frame {
     if let Some(id) = id {
         field(&mut out, "id", &id.to_string());
     }
-    out.put_u8(b'\n');
-    out.freeze()
+    out.put(b"\n");
+    out.finish()
 }
 
 /// One field whose value has no line end: ids, numbers, base64, a cleaned [`crate::log::publication::EventType`].
-fn field(out: &mut BytesMut, name: &str, value: &str) {
-    out.put_slice(name.as_bytes());
-    out.put_slice(b": ");
-    out.put_slice(value.as_bytes());
-    out.put_u8(b'\n');
+fn field(out: &mut Writer, name: &str, value: &str) {
+    out.put(name.as_bytes());
+    out.put(b": ");
+    out.put(value.as_bytes());
+    out.put(b"\n");
 }
 
 /// One `data:` a line, whichever of CR, LF and CRLF ends it.
-fn data(out: &mut BytesMut, text: &str) {
+fn data(out: &mut Writer, text: &str) {
     let mut rest = text;
     while let Some(at) = rest.find(['\r', '\n']) {
         let (line, tail) = rest.split_at(at);
@@ -162,6 +162,7 @@ fn data(out: &mut BytesMut, text: &str) {
 mod tests {
     use super::*;
     use crate::log::publication::EventType;
+    use bytes::Bytes;
     use proptest::prelude::*;
     use tidings_crds::position::{Epoch, Stamp};
 
@@ -257,7 +258,7 @@ mod tests {
         let told = Gap { reason: "expired", after: None, resumed: None };
         let at = Some(position());
         for block in [opening(500, at), checkpoint(position()), end("shutdown", 812, at), gap(&told, at)] {
-            let (_, id, data) = parse(std::str::from_utf8(&block).unwrap());
+            let (_, id, data) = parse(std::str::from_utf8(&block.text()).unwrap());
             assert!(data.is_some() && id.as_deref() == Some("a-7-z"), "{block:?}");
         }
     }
@@ -269,14 +270,14 @@ mod tests {
             let frame = TEXT.publication(&Publication { event: event.clone(), ..publication(None, &bytes) }, Some(position()));
             let text = String::from_utf8_lossy(&bytes).replace("\r\n", "\n").replace('\r', "\n");
             let expected = (event.map(|e| e.as_str().to_owned()), Some("a-7-z".to_owned()), Some(text));
-            prop_assert_eq!(parse(std::str::from_utf8(&frame).unwrap()), expected);
+            prop_assert_eq!(parse(std::str::from_utf8(&frame.text()).unwrap()), expected);
         }
 
         #[test]
         fn parsing_a_base64_frame_gives_the_bytes_back(bytes: Vec<u8>) {
             let base64 = Framing { encoding: Encoding::Base64, ..TEXT };
             let frame = base64.publication(&publication(None, &bytes), None);
-            let (_, _, text) = parse(std::str::from_utf8(&frame).unwrap());
+            let (_, _, text) = parse(std::str::from_utf8(&frame.text()).unwrap());
             prop_assert_eq!(STANDARD.decode(text.unwrap()).unwrap(), bytes);
         }
     }
