@@ -6,7 +6,7 @@ SHELL := /bin/sh
 # One cargo at a time; cargo itself uses all cores.
 .NOTPARALLEL:
 
-.PHONY: help run test bench check lint fmt build images cluster e2e generate deny advisories clean
+.PHONY: help run test clients bench check lint fmt build images cluster e2e generate deny advisories clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [VARIABLE=value …]"
@@ -20,6 +20,10 @@ run: build ## Run everything on this machine with the channels in docs/examples;
 
 test: ## Run all tests; installs what they need (nats-server, Chromium) in pinned versions
 	@exec scripts/test.sh
+
+clients: ## Try clients from npm, PyPI and Go modules against the gateway; FAMILIES="node python go" chooses
+	cargo build --workspace --bins
+	@exec scripts/clients.sh $(FAMILIES)
 
 bench: ## Measure the release build beside nchan and the floor of the machine; ARGS="--all --rounds 5" for everything
 	@exec scripts/bench.sh $(ARGS)
@@ -63,4 +67,4 @@ advisories: ## Check the dependencies for known vulnerabilities; fetches the Rus
 
 clean: ## Remove what was built and what make run keeps; downloaded tools stay in the cache
 	cargo clean
-	rm -rf .run tests/browser/node_modules
+	rm -rf .run tests/browser/node_modules tests/clients/node/node_modules

@@ -43,7 +43,7 @@ else
     PROGRAMS=$(cd "$PROGRAMS" && pwd)
     export PROGRAMS
 fi
-scripts/chromium.sh >/dev/null
+scripts/browser.sh chromium >/dev/null
 npm --prefix tests/browser ci --no-audit --no-fund --silent
 # The pods' own visitor among them.
 cargo build --workspace --bins --quiet

@@ -31,9 +31,12 @@ rust() {
 
 browser() {
     [ -x "${CARGO_TARGET_DIR:-target}/debug/tidings-gateway" ] || suite build cargo build --workspace --bins
-    suite chromium scripts/chromium.sh
+    suite chromium scripts/browser.sh chromium
+    suite firefox scripts/browser.sh firefox
     suite npm npm --prefix tests/browser ci --no-audit --no-fund
     suite browser npm --prefix tests/browser test
+    # Those that need nothing but Node; `make clients` runs all.
+    suite clients scripts/clients.sh node
 }
 
 # The chart on real nodes, with images of the programs that are built already. Needs root; see docs/testing.md. Its tests are

@@ -22,7 +22,7 @@ pub struct EventsSpec {
     pub encoding: Encoding,
 
     /// The longest silence on a stream before a heartbeat is sent, in seconds. Keep it below the idle timeout of
-    /// every proxy on the way. Default: 15.
+    /// every proxy on the way and below the read timeout of clients that have one. Default: 8.
     #[serde(default = "heartbeat_seconds")]
     #[schemars(range(min = 1, max = 300))]
     pub heartbeat_seconds: i32,
@@ -33,7 +33,8 @@ pub struct EventsSpec {
     pub retry_milliseconds: i32,
 
     /// The largest publication that is sent as it is. A larger one becomes a tidings.oversize event, which tells
-    /// its size and position. A number of bytes, or a quantity as in 64Ki; at most 64Mi. Default: 64Ki.
+    /// its size and position. A number of bytes, or a quantity as in 64Ki; at most 64Mi. Several client libraries stop
+    /// at a line or an event of 64 KiB. Default: 48k, which is below that in either encoding.
     #[serde(default = "max_event_bytes")]
     pub max_event_bytes: ByteQuantity,
 }
@@ -77,7 +78,8 @@ impl Default for EventsSpec {
 }
 
 fn heartbeat_seconds() -> i32 {
-    15
+    // Below the 10 s after which OkHttp gives up reading, by default.
+    8
 }
 
 fn retry_milliseconds() -> i32 {
@@ -85,5 +87,6 @@ fn retry_milliseconds() -> i32 {
 }
 
 fn max_event_bytes() -> ByteQuantity {
-    ByteQuantity::Text("64Ki".to_owned())
+    // In base64 64,000 bytes: with its type and id an event stays below 64 KiB, at which Go's bufio.Scanner stops.
+    ByteQuantity::Text("48k".to_owned())
 }

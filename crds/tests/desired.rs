@@ -124,9 +124,9 @@ fn an_empty_specification_gives_a_route_with_the_defaults() {
     events:
       from: New
       encoding: Text
-      heartbeatSeconds: 15
+      heartbeatSeconds: 8
       retryMilliseconds: 3000
-      maxEventBytes: 65536
+      maxEventBytes: 48000
     access:
       tokenSources:
       - Header

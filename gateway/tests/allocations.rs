@@ -165,7 +165,7 @@ impl World {
             let beginning = Beginning { positions: true, resumes: true, keeps_all: true, told: Some(0) };
             let subscriber = Subscriber::new(cursor, TopicSet::all(), beginning, None);
             let stream = Stream::new(Share::new(channel.clone()), subscriber, None, now.at, 0.5);
-            shard.arrive(Arrival { socket: (), stream, first: Bytes::from_static(b"head"), hold: () });
+            shard.arrive(Arrival { socket: (), stream, first: Bytes::from_static(b"head"), chunked: true, hold: () });
         }
         let mut world = Self { shard, channel, rung, now, published: 0 };
         world.settle();
@@ -201,7 +201,7 @@ impl World {
 }
 
 fn entry(sequence: u64) -> Entry {
-    let frame = Bytes::from(format!("<{sequence:098}>"));
+    let frame = format!("<{sequence:098}>").into();
     Entry { sequence, time: 0, topic: "t".into(), frame, kind: Kind::Event }
 }
 
@@ -210,7 +210,9 @@ fn least(subscribers: usize, publications: u64) -> u64 {
     let mut world = World::of(subscribers);
     let costs = (0..60).map(|_| {
         let (writes, bytes, allocated) = world.deliver(publications);
-        assert_eq!((writes, bytes), (subscribers, subscribers * publications as usize * 100));
+        let text = publications as usize * 100;
+        let chunk = format!("{text:x}\r\n").len() + text + 2;
+        assert_eq!((writes, bytes), (subscribers, subscribers * chunk));
         allocated
     });
     costs.min().unwrap()

@@ -127,7 +127,10 @@ async fn a_channel_that_is_not_public_looks_like_one_that_is_missing() {
 async fn each_method_has_its_answer() {
     let server = Server::start(Settings::default());
     let head = server.ask("HEAD", OPEN, "", "").await;
-    assert_eq!((head.status, head.header("content-type"), head.body.as_str()), (200, Some("text/event-stream"), ""));
+    assert_eq!(
+        (head.status, head.header("content-type"), head.body.as_str()),
+        (200, Some("text/event-stream; charset=utf-8"), "")
+    );
     assert_eq!(head.header("cache-control"), Some("no-store, no-transform"));
     assert_eq!(server.ask("HEAD", TOKEN, "", "").await.status, 401);
     let options = server.ask("OPTIONS", OPEN, "", "").await;
@@ -167,7 +170,7 @@ async fn origins_are_told_apart_on_every_kind_of_answer() {
 async fn without_nats_subscribers_come_back_and_publishers_are_told() {
     let server = Server::start(Settings::default());
     let stream = server.ask("GET", OPEN, "accept: text/event-stream\r\n", "").await;
-    assert_eq!((stream.status, stream.header("content-type")), (200, Some("text/event-stream")));
+    assert_eq!((stream.status, stream.header("content-type")), (200, Some("text/event-stream; charset=utf-8")));
     let retry: u64 = stream.body.strip_prefix("retry: ").unwrap().trim_end().parse().unwrap();
     assert!((1_000..=3_000).contains(&retry), "{}", stream.body);
     let other = server.ask("GET", OPEN, "accept: application/json\r\n", "").await;

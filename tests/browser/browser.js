@@ -1,15 +1,14 @@
-// A headless Chromium: the one scripts/chromium.sh finds or installs.
+// Headless browsers, with empty profiles: those that scripts/browser.sh finds or installs.
 
 import { chromium } from "playwright-core";
+import puppeteer from "puppeteer-core";
 
 import { repository, run } from "./process.js";
 
-/** Starts it with an empty profile. */
+/** Chromium. */
 export async function openBrowser() {
-  const found = await run(`${repository}/scripts/chromium.sh`, []);
   return chromium.launch({
-    // apt's own words come before the path.
-    executablePath: found.trim().split("\n").pop(),
+    executablePath: await installed("chromium"),
     args: [
       "--disable-gpu",
       "--disable-quic",
@@ -19,4 +18,20 @@ export async function openBrowser() {
       "--disable-sync",
     ],
   });
+}
+
+/** Firefox, over WebDriver BiDi: Playwright drives only builds of its own. */
+export async function openFirefox() {
+  return puppeteer.launch({
+    browser: "firefox",
+    executablePath: await installed("firefox"),
+    headless: true,
+    extraPrefsFirefox: { "datareporting.policy.dataSubmissionEnabled": false, "app.normandy.enabled": false },
+  });
+}
+
+async function installed(browser) {
+  const found = await run(`${repository}/scripts/browser.sh`, [browser]);
+  // apt's own words come before the path.
+  return found.trim().split("\n").pop();
 }

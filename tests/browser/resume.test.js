@@ -3,17 +3,14 @@
 
 import assert from "node:assert/strict";
 import { createHmac } from "node:crypto";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import os from "node:os";
+import { writeFileSync } from "node:fs";
 import path from "node:path";
 import { after, before, test } from "node:test";
 
 import { openBrowser } from "./browser.js";
 import { made, scraped } from "./evidence.js";
-import { freePorts } from "./ports.js";
-import { killAll, repository, run, start, startBuilt } from "./process.js";
 import { connect } from "./publisher.js";
-import { until } from "./until.js";
+import { startStack } from "./stack.js";
 
 const PER_SECOND = 500;
 const TOTAL = 6_000;
@@ -53,56 +50,26 @@ function token(sub) {
   return signed;
 }
 
-let folder, browser, ports, nats;
+let browser, stack;
 
 before(async () => {
-  folder = mkdtempSync(path.join(os.tmpdir(), "tidings-resume-"));
-  ports = await freePorts(4);
-  nats = ports + 3;
-  const server = (await run(`${repository}/scripts/nats-server.sh`, [])).trim().split("\n").pop();
-  const started = start(server, ["--addr", "127.0.0.1", "--port", String(nats), "--jetstream", "--store_dir", `${folder}/nats`]);
-  await started.prints("that it is ready", (output) => output.includes("Server is ready"));
-  const channels = path.join(folder, "channels");
-  await run("mkdir", ["-p", channels]);
-  writeFileSync(path.join(channels, "numbers.yaml"), manifest);
-  writeFileSync(path.join(channels, "members.yaml"), members);
-  writeFileSync(path.join(folder, "secret"), SECRET);
-  const issuer = `{ name: main, issuer: ${ISSUER}, audience: tidings, algorithms: [HS256], secret: { file: ${folder}/secret } }`;
-  writeFileSync(path.join(folder, "settings.yaml"), `issuers: [${issuer}]\ncookie: session\n`);
-  startBuilt("tidings-operator", [
-    ...["--nats", `nats://127.0.0.1:${nats}`, "--admin", `127.0.0.1:${ports + 2}`],
-    ...["--channels", channels, "--routes", `${folder}/routes`],
-  ]);
-  await ready(ports + 2);
+  stack = await startStack({ numbers: manifest, members }, (folder) => {
+    writeFileSync(path.join(folder, "secret"), SECRET);
+    const issuer = `{ name: main, issuer: ${ISSUER}, audience: tidings, algorithms: [HS256], secret: { file: ${folder}/secret } }`;
+    return `issuers: [${issuer}]\ncookie: session\n`;
+  });
   browser = await openBrowser();
 });
 
 after(async () => {
   await browser?.close();
-  await killAll();
-  if (folder) rmSync(folder, { recursive: true, force: true });
+  await stack?.stop();
 });
 
-async function ready(admin) {
-  await until(`http://127.0.0.1:${admin}/readyz answers 200`, 60, async () => {
-    const response = await fetch(`http://127.0.0.1:${admin}/readyz`).catch(() => null);
-    return response?.status === 200;
-  });
-}
-
-async function startGateway() {
-  const gateway = startBuilt("tidings-gateway", [
-    ...["--nats", `nats://127.0.0.1:${nats}`, "--listen", `127.0.0.1:${ports}`, "--admin", `127.0.0.1:${ports + 1}`],
-    ...["--routes", `${folder}/routes`, "--demo", "--config", `${folder}/settings.yaml`],
-  ]);
-  await ready(ports + 1);
-  return gateway;
-}
-
 test("a page receives every event exactly once and in order while its gateway is killed and replaced", { timeout: 180_000 }, async () => {
-  let gateway = await startGateway();
+  let gateway = await stack.startGateway();
   const page = await browser.newPage();
-  await page.goto(`http://127.0.0.1:${ports}/`);
+  await page.goto(`${stack.base}/`);
   await page.evaluate(() => {
     window.record = { events: [], opened: 0, lost: 0, control: [] };
     const source = new EventSource("/channels/test/numbers/events");
@@ -115,12 +82,12 @@ test("a page receives every event exactly once and in order while its gateway is
   });
   await page.waitForFunction(() => record.opened === 1);
 
-  const publisher = await connect(nats);
+  const publisher = await connect(stack.nats);
   const published = publisher.publishNumbers("tidings.test.numbers", TOTAL, PER_SECOND);
   for (const kill of KILLS) {
     await page.waitForFunction((kill) => record.events.length >= kill, kill, { timeout: 60_000 });
     await gateway.kill();
-    gateway = await startGateway();
+    gateway = await stack.startGateway();
   }
   const seconds = await published;
   publisher.close();
@@ -143,9 +110,9 @@ test("a page receives every event exactly once and in order while its gateway is
 });
 
 test("pages subscribe with a token in the cookie or in the address, and the gateway tells neither", { timeout: 120_000 }, async () => {
-  const gateway = await startGateway();
-  const base = `http://127.0.0.1:${ports}`;
-  const publisher = await connect(nats);
+  const gateway = await stack.startGateway();
+  const base = stack.base;
+  const publisher = await connect(stack.nats);
   for (const [user, other, place] of [["ann", "bob", "cookie"], ["bob", "ann", "address"]]) {
     const context = await browser.newContext();
     const signed = token(user);
@@ -165,7 +132,7 @@ test("pages subscribe with a token in the cookie or in the address, and the gate
     await context.close();
   }
   publisher.close();
-  const metrics = await fetch(`http://127.0.0.1:${ports + 1}/metrics`);
+  const metrics = await fetch(`${stack.admin}/metrics`);
   scraped(await metrics.text());
   await gateway.kill();
   assert.doesNotMatch(gateway.output, /eyJ/, "every token begins like this");

@@ -132,7 +132,7 @@ async fn read(client: &Mutex<Client>, mut body: Incoming, last_id: String, retry
         for item in parser.feed(frame.data_ref().map(AsRef::as_ref).unwrap_or_default()) {
             match item {
                 Item::Retry(milliseconds) => *retry = Duration::from_millis(milliseconds),
-                Item::Comment(_) => {}
+                Item::Comment(_) | Item::Blank => {}
                 Item::Checkpoint(_) => locked(client).stands(),
                 Item::Event(event) => locked(client).received(&event),
             }

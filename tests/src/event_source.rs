@@ -1,5 +1,6 @@
 //! A client like the browser's `EventSource` that writes down everything: it reconnects after the announced delay with
-//! `Last-Event-ID`, gives up where browsers do, and may be told several addresses, as behind a load balancer.
+//! `Last-Event-ID`, gives up where browsers do, and may be told several addresses, as behind a load balancer. Of the ids it
+//! remembers those that Firefox and WebKit do: [`crate::sse`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,8 +52,10 @@ pub enum Happening {
     Open(HeaderMap),
     /// An event.
     Event(Event),
-    /// An id without data.
+    /// An event `tidings.position`, with its id.
     Checkpoint(String),
+    /// A block without data: an empty event in several libraries, and an id in it would be forgotten.
+    Blank,
     /// A comment.
     Comment(String),
     /// A reconnection time, in milliseconds.
@@ -204,7 +207,7 @@ impl EventSource {
         .await
     }
 
-    /// The next id without data.
+    /// The next checkpoint's id.
     pub async fn next_checkpoint(&mut self) -> String {
         self.next("a checkpoint", |happening| match happening {
             Happening::Checkpoint(id) => Some(id.clone()),
@@ -372,6 +375,7 @@ impl Client {
         let entries = items.into_iter().map(|item| match item {
             Item::Event(event) => Happening::Event(event),
             Item::Checkpoint(id) => Happening::Checkpoint(id),
+            Item::Blank => Happening::Blank,
             Item::Comment(text) => Happening::Comment(text),
             Item::Retry(milliseconds) => {
                 self.delay = milliseconds;

@@ -90,6 +90,8 @@ pub enum Fault {
     },
     /// Another epoch without a gap before it.
     Epoch(String),
+    /// A block without data.
+    Blank,
     /// A gap that should not be there, or not like this.
     Gap {
         /// The gap's data.
@@ -122,6 +124,7 @@ pub fn check(truth: &Truth, request: &Request, record: &Record) -> Vec<Fault> {
             Happening::Event(event) if event.event.starts_with("tidings.") => reader.moved(&event.id, entry.at),
             Happening::Event(event) => reader.event(event, entry.at),
             Happening::Checkpoint(id) => reader.moved(id, entry.at),
+            Happening::Blank => reader.faults.push(Fault::Blank),
             _ => {}
         }
     }
@@ -442,6 +445,13 @@ mod tests {
         assert_eq!(check(&truth, &Request::all(), &record(start, told)), []);
         let silent = check(&truth, &Request::all(), &record(start, [Happening::Connecting(id(3)), event(1), event(2)]));
         assert!(matches!(silent[..], [Fault::Epoch(_)]), "{silent:?}");
+    }
+
+    #[test]
+    fn a_block_without_data_is_a_fault() {
+        let start = Instant::now();
+        let seen = [Happening::Connecting(String::new()), Happening::Blank, event(1)];
+        assert_eq!(faults(&truth(1), &Request::all(), record(start, seen)), [Fault::Blank]);
     }
 
     #[test]

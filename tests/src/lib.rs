@@ -23,6 +23,7 @@ pub mod chart_metrics;
 pub mod chart_release;
 pub mod chart_site;
 pub mod chart_values;
+pub mod chunked;
 pub mod control_plane;
 pub mod crowd;
 pub mod event_source;

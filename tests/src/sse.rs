@@ -1,5 +1,7 @@
 //! An incremental parser of event streams, as the WHATWG HTML standard defines it in section 9.2.6,
-//! "Interpreting an event stream". It tells more than a browser does: comments and ids without data as well.
+//! "Interpreting an event stream". It tells more than a browser does: comments, checkpoints, and blocks without data.
+//!
+//! In one thing it follows what most clients do and not the standard: it [forgets](Memory) an id that comes without data.
 
 /// One dispatched event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,17 +19,30 @@ pub struct Event {
 pub enum Item {
     /// An event.
     Event(Event),
-    /// A block without data that changed the last event id: nothing fires, but a browser remembers it.
+    /// An event `tidings.position`, with the id that it leaves behind.
     Checkpoint(String),
+    /// A block without data: nothing fires by the standard, and an empty event in several libraries.
+    Blank,
     /// The reconnection time, in milliseconds.
     Retry(u64),
     /// A comment, without its colon.
     Comment(String),
 }
 
+/// Which ids a client remembers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Memory {
+    /// Those of blocks with data: Firefox, WebKit, and `eventsource` for Node.
+    #[default]
+    WithData,
+    /// All, as the standard has it: Chromium.
+    Always,
+}
+
 /// The parser. Feed it bytes as they come.
 #[derive(Debug, Default)]
 pub struct Parser {
+    memory: Memory,
     line: Vec<u8>,
     /// Bytes of a possible byte order mark seen so far; 3 once that is decided.
     start: usize,
@@ -47,6 +62,11 @@ impl Parser {
     pub fn new(last_id: impl Into<String>) -> Self {
         let last_id = last_id.into();
         Self { id_buffer: last_id.clone(), last_id, ..Self::default() }
+    }
+
+    /// Remembers these ids.
+    pub fn remembering(self, memory: Memory) -> Self {
+        Self { memory, ..self }
     }
 
     /// What a reconnecting client sends; empty before the first id.
@@ -102,14 +122,20 @@ impl Parser {
     }
 
     fn dispatch(&mut self) -> Option<Item> {
-        let moved = self.last_id != self.id_buffer;
-        self.last_id.clone_from(&self.id_buffer);
         let event = std::mem::take(&mut self.event);
         if self.data.is_empty() {
-            return moved.then(|| Item::Checkpoint(self.last_id.clone()));
+            match self.memory {
+                Memory::WithData => self.id_buffer.clone_from(&self.last_id),
+                Memory::Always => self.last_id.clone_from(&self.id_buffer),
+            }
+            return Some(Item::Blank);
         }
+        self.last_id.clone_from(&self.id_buffer);
         self.data.pop();
         let data = String::from_utf8_lossy(&std::mem::take(&mut self.data)).into_owned();
+        if event == "tidings.position" && data.is_empty() {
+            return Some(Item::Checkpoint(self.last_id.clone()));
+        }
         let event = if event.is_empty() { "message".to_owned() } else { event };
         Some(Item::Event(Event { id: self.last_id.clone(), event, data }))
     }
@@ -135,6 +161,7 @@ mod tests {
             read(": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n"),
             [
                 Item::Comment(" test stream".into()),
+                Item::Blank,
                 event("1", "message", "first event"),
                 event("", "message", "second event"),
                 event("", "message", " third event")
@@ -155,14 +182,30 @@ mod tests {
     #[test]
     fn one_byte_order_mark_is_dropped_at_the_start_only() {
         assert_eq!(read("\u{feff}data: a\n\n"), [event("", "message", "a")]);
-        assert_eq!(read("\u{feff}\u{feff}data: a\n\n"), []);
+        assert_eq!(read("\u{feff}\u{feff}data: a\n\n"), [Item::Blank]);
         assert_eq!(read(":\n\u{feff}data: a\n\n"), [Item::Comment(String::new())]);
     }
 
     #[test]
     fn an_id_with_nul_is_ignored_and_an_empty_one_erases() {
-        assert_eq!(read("id: 1\n\nid: 2\0\ndata: a\n\n"), [Item::Checkpoint("1".into()), event("1", "message", "a")]);
-        assert_eq!(read("id: 1\n\nid\n\n"), [Item::Checkpoint("1".into()), Item::Checkpoint(String::new())]);
+        assert_eq!(read("id: 1\nid: 2\0\ndata: a\n\n"), [event("1", "message", "a")]);
+        assert_eq!(read("id: 1\ndata: a\n\nid\ndata: b\n\n"), [event("1", "message", "a"), event("", "message", "b")]);
+    }
+
+    #[test]
+    fn an_id_without_data_is_forgotten_or_not() {
+        for (memory, last) in [(Memory::WithData, "7"), (Memory::Always, "8")] {
+            let mut parser = Parser::new("7").remembering(memory);
+            assert_eq!(parser.feed(b"id: 8\n\ndata: a\n\n"), [Item::Blank, event(last, "message", "a")]);
+            assert_eq!(parser.last_id(), last);
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_is_a_named_event_without_data() {
+        let mut parser = Parser::new("");
+        assert_eq!(parser.feed(b"event: tidings.position\ndata:\nid: 8\n\n"), [Item::Checkpoint("8".into())]);
+        assert_eq!(parser.last_id(), "8");
     }
 
     #[test]
@@ -176,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_type_without_data_fires_nothing_and_is_forgotten() {
-        assert_eq!(read("event: x\n\ndata: a\n\n"), [event("", "message", "a")]);
+        assert_eq!(read("event: x\n\ndata: a\n\n"), [Item::Blank, event("", "message", "a")]);
     }
 
     #[test]

@@ -188,8 +188,8 @@ async fn defaults_appear_in_what_is_stored_and_a_specification_may_be_left_out()
     for (field, expected) in [
         ("/className", json!("tidings")),
         ("/durability", json!("Durable")),
-        ("/events/heartbeatSeconds", json!(15)),
-        ("/events/maxEventBytes", json!("64Ki")),
+        ("/events/heartbeatSeconds", json!(8)),
+        ("/events/maxEventBytes", json!("48k")),
         ("/access/subscribe/mode", json!("Token")),
         ("/access/publish/mode", json!("Disabled")),
     ] {

@@ -107,7 +107,7 @@ async fn the_bytes_of_a_stream_are_utf8_with_lf_and_whole_blocks() {
     while events < 100 {
         let frame = within(PATIENCE, "more bytes", body.frame()).await.expect("no end").expect("no error");
         let data = frame.into_data().expect("no trailers");
-        assert!(data.ends_with(b"\n\n"), "every write ends with a whole block");
+        assert!(data.ends_with(b"\n"), "every write ends with a whole line");
         events += parser.feed(&data).iter().filter(|item| matches!(item, tidings_tests::sse::Item::Event(_))).count();
         bytes.extend_from_slice(&data);
     }
@@ -115,6 +115,11 @@ async fn the_bytes_of_a_stream_are_utf8_with_lf_and_whole_blocks() {
     assert!(!text.contains('\r'));
     assert!(text.lines().all(|line| line.starts_with("data: ") || !line.contains('\0')), "NUL stands in data alone");
     assert!(!text.starts_with('\u{feff}'));
+    for block in text.split_terminator("\n\n") {
+        assert!(block.lines().any(|line| line.starts_with("data:")), "clients forget an id without data: {block:?}");
+        let id = block.lines().position(|line| line.starts_with("id: ")).expect("every block here has one");
+        assert_eq!(id + 1, block.lines().count(), "clients adopt an id where they read it: {block:?}");
+    }
     for line in text.lines().filter(|line| line.starts_with("id")) {
         let id = line.strip_prefix("id: ").expect("never an empty id");
         assert!(id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'), "{id}");

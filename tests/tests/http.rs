@@ -28,8 +28,11 @@ fn assert_problem(reply: &Reply, status: u16) {
 
 /// The 200 path: a client is sent away and comes back by itself.
 fn assert_sent_away(reply: &Reply) {
-    assert_eq!((reply.status.as_u16(), reply.header("content-type").as_str()), (200, "text/event-stream"));
-    let delay = reply.text().strip_prefix("retry: ").and_then(|rest| rest.strip_suffix("\n\n")?.parse::<u64>().ok());
+    assert_eq!(
+        (reply.status.as_u16(), reply.header("content-type").as_str()),
+        (200, "text/event-stream; charset=utf-8")
+    );
+    let delay = reply.text().strip_prefix("retry: ").and_then(|rest| rest.strip_suffix('\n')?.parse::<u64>().ok());
     assert!(delay.is_some_and(|delay| delay >= 500), "{:?}", reply.text());
 }
 
@@ -42,13 +45,16 @@ async fn a_stream_has_the_head_that_caches_and_proxies_need() {
         let response = get(url.clone()).over(protocol).open().await.expect("an answer");
         let headers = response.headers();
         assert_eq!(response.status(), 200);
-        assert_eq!(headers["content-type"], "text/event-stream");
+        assert_eq!(headers["content-type"], "text/event-stream; charset=utf-8");
         assert_eq!(headers["cache-control"], "no-store, no-transform");
         assert_eq!(headers["x-accel-buffering"], "no");
         assert_eq!(headers["vary"], "Origin");
         assert!(!headers.contains_key("content-length"));
         let head = Request::new(Method::HEAD, url).over(protocol).send().await;
-        assert_eq!((head.status.as_u16(), head.header("content-type").as_str()), (200, "text/event-stream"));
+        assert_eq!(
+            (head.status.as_u16(), head.header("content-type").as_str()),
+            (200, "text/event-stream; charset=utf-8")
+        );
     }
 }
 
@@ -351,7 +357,7 @@ async fn clients_of_http_1_0_are_served_and_every_answer_ends_with_its_connectio
     let publisher = site.publisher(&channel).await;
     for data in ["one", "two"] {
         publisher.publish("a", data).await;
-        until(&format!("\ndata: {data}\n\n")).await;
+        until(&format!("\ndata: {data}\nid: ")).await;
     }
     let head = read.split_once("\r\n\r\n").expect("a head").0.to_ascii_lowercase();
     assert!(

@@ -211,7 +211,8 @@ async fn streams_over_tls_end_in_an_orderly_way() {
         source.next_checkpoint().await;
     }
     site.gateways[0].terminate().await;
-    for source in &mut sources {
-        assert!(source.next_end().await, "a clean end");
+    for (source, protocol) in sources.iter_mut().zip(&PROTOCOLS) {
+        assert_eq!(source.next_event().await.event, "tidings.end");
+        assert_eq!(source.next_end().await, *protocol == Protocol::H2, "an end to come back from: {protocol:?}");
     }
 }

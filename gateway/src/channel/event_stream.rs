@@ -6,13 +6,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use crate::channel::drain_schedule::jittered;
 use crate::channel::live::{Behind, LiveChannel, Share};
 use crate::channel::subscriber::{Step, Subscriber};
 use crate::limits::usage::Place;
 use crate::log::chunk::Chunk;
+use crate::log::chunked::Frame;
 use crate::log::end_reason::EndReason;
 use crate::log::fanout::Fanout;
 use crate::log::feed::Batch;
@@ -46,7 +45,7 @@ pub enum Turn {
     /// Write these events.
     Events(Events),
     /// Write this: a gap, a heartbeat, or the last words.
-    Control(Bytes),
+    Control(Frame),
     /// Read the stream behind the Log, and bring what was read with [`Stream::take`].
     Read(Behind),
     /// Nothing, before the channel changes or [`Stream::due`].
@@ -88,6 +87,11 @@ impl Stream {
     /// Whether the last words were handed out.
     pub fn is_over(&self) -> bool {
         self.end.is_some()
+    }
+
+    /// Whether the response is to look complete: it has ended, and the client is not expected to come back as it is.
+    pub fn is_complete(&self) -> bool {
+        self.end.is_some_and(|reason| !reason.invites_back())
     }
 
     /// What to do now. `fanout` is the channel's; heartbeats are due when the silence would reach its limit at `quiet_at`.
@@ -160,7 +164,7 @@ impl Stream {
         self.channel().farewell().at(self.lot.into())
     }
 
-    fn gap(&mut self, reason: GapReason, bytes: Bytes, now: Instant) -> Turn {
+    fn gap(&mut self, reason: GapReason, bytes: Frame, now: Instant) -> Turn {
         self.channel().metrics.gap(reason);
         self.written = now;
         Turn::Control(bytes)
@@ -169,7 +173,7 @@ impl Stream {
     fn last_words(&mut self, reason: EndReason) -> Turn {
         self.end = Some(reason);
         let retry = jittered(self.channel().route().events.retry_milliseconds, rand::random());
-        Turn::Control(frame::end(reason.as_str(), retry))
+        Turn::Control(frame::end(reason.as_str(), retry, self.subscriber.last_position()))
     }
 }
 

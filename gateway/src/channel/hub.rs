@@ -24,6 +24,7 @@ use crate::channel::relay;
 use crate::channel::resume::{Seated, seat};
 use crate::channel::snapshot::Snapshots;
 use crate::limits::usage::Place;
+use crate::log::chunked::Frame;
 use crate::log::end_reason::EndReason;
 use crate::log::event_log::LogLimits;
 use crate::log::publication::{EventType, EventTypeError};
@@ -83,7 +84,7 @@ pub struct Opened {
     /// The stream.
     pub stream: Stream,
     /// What comes first.
-    pub opening: Vec<Bytes>,
+    pub opening: Vec<Frame>,
 }
 
 /// Why there is no stream now. The client is to come back.

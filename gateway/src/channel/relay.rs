@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_nats::{Message, Statistics};
-use bytes::Bytes;
 use futures_util::future::{BoxFuture, OptionFuture};
 use futures_util::stream::{BoxStream, SelectAll};
 use futures_util::{FutureExt, StreamExt};
 
 use crate::channel::live::{Known, LiveChannel};
 use crate::channel::subscriber;
+use crate::log::chunked::Frame;
 use crate::log::event_log::{Entry, Kind, LogLimits, Mark};
 use crate::log::fanout::Fanout;
 use crate::log::ingest::{Answer, Ask, Ingest, Step};
@@ -306,14 +306,14 @@ fn count(channel: &LiveChannel, publication: &Publication, max_event_bytes: u64)
     }
 }
 
-fn encode(frame: Bytes, publication: Publication) -> Arc<Entry> {
+fn encode(frame: Frame, publication: Publication) -> Arc<Entry> {
     let Publication { sequence, time, topic, .. } = publication;
     Arc::new(Entry { sequence, time, topic, frame, kind: Kind::Event })
 }
 
 /// Where continuity ends for everybody who stands before it.
 fn lost(to: Mark) -> Arc<Entry> {
-    Arc::new(Entry { sequence: to.sequence, time: now(), topic: "".into(), frame: Bytes::new(), kind: Kind::Lost })
+    Arc::new(Entry { sequence: to.sequence, time: now(), topic: "".into(), frame: Frame::default(), kind: Kind::Lost })
 }
 
 /// Core NATS: at most once. What cannot be vouched for is told as a gap.

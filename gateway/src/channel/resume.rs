@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use bytes::Bytes;
 use tidings_crds::channel::Start;
 use tidings_crds::position::{Position, Stamp};
 use tidings_crds::topic::TopicSet;
@@ -16,6 +15,7 @@ use crate::channel::backfill::Source;
 use crate::channel::live::LiveChannel;
 use crate::channel::snapshot::{FILTERS, Snapshot, Snapshots};
 use crate::channel::subscriber::{Beginning, Subscriber, gap};
+use crate::log::chunked::Frame;
 use crate::log::event_log::{Located, Mark};
 use crate::log::frame;
 use crate::log::identity::Confirmed;
@@ -54,7 +54,7 @@ pub struct Seated {
     /// The subscriber.
     pub subscriber: Subscriber,
     /// `retry:`, the checkpoint, and a gap if there is one.
-    pub opening: Vec<Bytes>,
+    pub opening: Vec<Frame>,
 }
 
 /// By how many milliseconds the clocks of two leaders may differ: a later message with an earlier time is none before a

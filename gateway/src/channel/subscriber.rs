@@ -10,7 +10,6 @@
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use bytes::Bytes;
 use tidings_crds::position::Position;
 use tidings_crds::route::Route;
 use tidings_crds::topic::TopicSet;
@@ -18,6 +17,7 @@ use tidings_crds::topic::TopicSet;
 use crate::channel::access_lease::Lease;
 use crate::channel::snapshot::Snapshot;
 use crate::log::chunk::Chunk;
+use crate::log::chunked::Frame;
 use crate::log::end_reason::EndReason;
 use crate::log::fanout::{Cursor, Fanout, Next};
 use crate::log::feed::{Batch, batch};
@@ -61,7 +61,7 @@ pub enum Step {
     /// Send these events.
     Events(Batch),
     /// Send this control event.
-    Gap(GapReason, Bytes),
+    Gap(GapReason, Frame),
     /// Wait: nothing to send.
     Wait,
     /// Read the stream behind `after` up to `floor`, and bring it with [`Subscriber::take`].
@@ -174,19 +174,30 @@ impl Subscriber {
     }
 
     /// What to send after a long silence: a checkpoint if there is something to move, a comment if not.
-    pub fn heartbeat(&mut self) -> Bytes {
-        let position = self.cursor.position();
-        // Within a snapshot the sequence says nothing about what was sent.
-        if !self.positions || self.snapshot.is_some() || self.told == Some(position.sequence) {
+    pub fn heartbeat(&mut self) -> Frame {
+        let Some(position) = self.position().filter(|position| self.told != Some(position.sequence)) else {
             return frame::COMMENT;
-        }
+        };
         self.told = Some(position.sequence);
         self.fresh = false;
-        // What it stands at was not sent, or the client would know it.
-        frame::checkpoint(self.shown(position))
+        frame::checkpoint(position)
     }
 
-    fn gap(&self, reason: GapReason, after: Position, resumed: Position) -> Bytes {
+    /// The position to end with, if the client can come back with one. It may know it already; then it may know more of it
+    /// than it is shown now, and is told nothing.
+    pub fn last_position(&self) -> Option<Position> {
+        let known = self.told == Some(self.cursor.after());
+        let hidden = known && self.lease.as_ref().is_some_and(Lease::is_restricted);
+        self.position().filter(|_| !self.fresh && !hidden)
+    }
+
+    /// The position that may be told.
+    fn position(&self) -> Option<Position> {
+        // Within a snapshot the sequence says nothing about what was sent.
+        (self.positions && self.snapshot.is_none()).then(|| self.shown(self.cursor.position()))
+    }
+
+    fn gap(&self, reason: GapReason, after: Position, resumed: Position) -> Frame {
         gap(reason, Some(self.shown(after)), Some(self.shown(resumed)))
     }
 
@@ -255,7 +266,7 @@ impl Subscriber {
 }
 
 /// A `tidings.gap`, with the position before the next event as its id.
-pub fn gap(reason: GapReason, after: Option<Position>, resumed: Option<Position>) -> Bytes {
+pub fn gap(reason: GapReason, after: Option<Position>, resumed: Option<Position>) -> Frame {
     let told = Gap {
         reason: reason.as_str(),
         after: after.map(|position| position.to_string()),
@@ -278,7 +289,7 @@ mod tests {
             sequence,
             time: sequence,
             topic: topic.into(),
-            frame: Bytes::from(format!("<{sequence}>")),
+            frame: format!("<{sequence}>").into(),
             kind: crate::log::event_log::Kind::Event,
         })
     }
@@ -308,7 +319,7 @@ mod tests {
         Subscriber::new(cursor, TopicSet::all(), beginning, None)
     }
 
-    fn events(step: Step) -> Bytes {
+    fn events(step: Step) -> Frame {
         match step {
             Step::Events(batch) => batch.bytes,
             other => panic!("{other:?}"),
@@ -379,8 +390,19 @@ mod tests {
         assert_eq!(reader.heartbeat(), frame::COMMENT);
         fanout.skip(Mark { sequence: 14, stamp: None });
         assert_eq!(reader.next(&fanout, 100), Step::Wait);
-        assert_eq!(reader.heartbeat(), "id: a-14\n\n");
+        assert_eq!(reader.heartbeat(), "event: tidings.position\ndata:\nid: a-14\n\n");
         assert_eq!(reader.heartbeat(), frame::COMMENT);
+    }
+
+    #[test]
+    fn an_end_tells_the_position_to_come_back_to() {
+        let mut fanout = fanout();
+        let mut reader = subscriber(&mut fanout, 12, true);
+        fanout.skip(Mark { sequence: 14, stamp: None });
+        assert_eq!(reader.next(&fanout, 100), Step::Wait);
+        assert_eq!(reader.last_position(), Some(Position { epoch: EPOCH, sequence: 14, stamp: None }));
+        let new = subscriber(&mut fanout, 12, false);
+        assert_eq!(new.last_position(), None, "who has seen nothing of what exists asks for all of it again");
     }
 
     #[test]

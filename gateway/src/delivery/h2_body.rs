@@ -13,17 +13,18 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, SizeHint};
 use tokio::time::Sleep;
 
 use crate::channel::event_stream::{Stream, Turn, age};
 use crate::channel::relay::now as wall;
 use crate::log::chunk::Chunk;
+use crate::log::chunked::Frame;
 
 /// The body of one event stream.
 pub struct EventStream {
     stream: Stream,
-    opening: VecDeque<Bytes>,
+    opening: VecDeque<Frame>,
     behind: Option<BoxFuture<'static, Option<Arc<Chunk>>>>,
     timer: Pin<Box<Sleep>>,
 }
@@ -32,7 +33,7 @@ pub struct EventStream {
 
 impl EventStream {
     /// The body of this stream, which begins with `opening`.
-    pub fn new(stream: Stream, opening: Vec<Bytes>) -> Self {
+    pub fn new(stream: Stream, opening: Vec<Frame>) -> Self {
         let timer = Box::pin(tokio::time::sleep_until(stream.due().into()));
         Self { stream, opening: opening.into(), behind: None, timer }
     }
@@ -40,7 +41,7 @@ impl EventStream {
     /// The next bytes, if there are any now; the end of the stream if it has ended.
     fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Some(bytes) = self.opening.pop_front() {
-            return Poll::Ready(Some(bytes));
+            return Poll::Ready(Some(bytes.text()));
         }
         loop {
             if let Some(behind) = &mut self.behind
@@ -56,9 +57,9 @@ impl EventStream {
                     if events.live {
                         metrics.delivery_latency(age(&events.batch, wall()), 1);
                     }
-                    return Poll::Ready(Some(events.batch.bytes));
+                    return Poll::Ready(Some(events.batch.bytes.text()));
                 }
-                Turn::Control(bytes) => return Poll::Ready(Some(bytes)),
+                Turn::Control(bytes) => return Poll::Ready(Some(bytes.text())),
                 Turn::Over => return Poll::Ready(None),
                 Turn::Read(behind) => self.behind = Some(self.stream.channel().clone().read_behind(behind).boxed()),
                 Turn::Wait => std::task::ready!(self.rest(cx)),
@@ -102,8 +103,8 @@ impl Body for EventStream {
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        self.next(cx).map(|next| next.map(|bytes| Ok(Frame::data(bytes))))
+    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+        self.next(cx).map(|next| next.map(|bytes| Ok(http_body::Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {

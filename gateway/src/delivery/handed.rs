@@ -2,8 +2,8 @@
 //! take the offer up, and answers with the head alone. The connection is then taken apart instead of written to: what it
 //! was to write is [`Handed`] on with its socket.
 //!
-//! From the head on the response ends with the connection (RFC 9112, section 6.3): no chunks, so that frames go out as they
-//! are kept (`docs/decisions`).
+//! From the head on the response is sent in chunks, and each frame is kept as one ([`crate::log::chunked`]). To an HTTP/1.0
+//! client, which knows no chunks, it ends with the connection (RFC 9112, section 6.3).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -11,11 +11,12 @@ use std::time::SystemTime;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, Version};
 use parking_lot::Mutex;
 
 use crate::channel::event_stream::Stream;
 use crate::channel::hub::Opened;
+use crate::log::chunked::Frame;
 
 /// A connection's offer to be taken over. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +39,8 @@ pub struct Handed {
     pub stream: Stream,
     /// The head of the response and the first blocks.
     pub first: Bytes,
+    /// Whether the response is sent in chunks.
+    pub chunked: bool,
 }
 
 // === impl Offer ===
@@ -48,11 +51,12 @@ impl Offer {
         *self.0.taken.lock() = Some(opened);
     }
 
-    /// Completes what was taken up with the head of the answer. False if nobody took the offer up.
-    pub fn settle<B>(&self, answer: &Response<B>) -> bool {
+    /// Completes what was taken up with the head of the answer to a request of this version. False if nobody took the offer up.
+    pub fn settle<B>(&self, answer: &Response<B>, asked: Version) -> bool {
         let Some(Opened { stream, opening }) = self.0.taken.lock().take() else { return false };
-        let first = first(answer.headers(), &opening, SystemTime::now());
-        *self.0.handed.lock() = Some(Box::new(Handed { stream, first }));
+        let chunked = asked >= Version::HTTP_11;
+        let first = first(answer.headers(), opening, chunked, SystemTime::now());
+        *self.0.handed.lock() = Some(Box::new(Handed { stream, first, chunked }));
         self.0.ready.store(true, Relaxed);
         true
     }
@@ -72,7 +76,7 @@ impl Offer {
 }
 
 /// The head of a 200, and the first blocks behind it.
-fn first(headers: &HeaderMap, opening: &[Bytes], now: SystemTime) -> Bytes {
+fn first(headers: &HeaderMap, opening: Vec<Frame>, chunked: bool, now: SystemTime) -> Bytes {
     let mut out = BytesMut::with_capacity(512);
     out.put_slice(b"HTTP/1.1 200 OK\r\n");
     for (name, value) in
@@ -88,8 +92,11 @@ fn first(headers: &HeaderMap, opening: &[Bytes], now: SystemTime) -> Bytes {
         out.put_slice(httpdate::fmt_http_date(now).as_bytes());
         out.put_slice(b"\r\n");
     }
+    if chunked {
+        out.put_slice(b"transfer-encoding: chunked\r\n");
+    }
     out.put_slice(b"connection: close\r\n\r\n");
-    opening.iter().for_each(|block| out.put_slice(block));
+    opening.into_iter().for_each(|frame| out.put(frame.on_the_wire(chunked)));
     out.freeze()
 }
 
@@ -99,7 +106,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn the_head_says_that_the_response_ends_with_the_connection() {
+    fn the_head_says_how_the_response_is_sent() {
         let answer = Response::builder()
             .header("content-type", "text/event-stream")
             .header("connection", "keep-alive")
@@ -107,12 +114,20 @@ mod tests {
             .header("vary", "Origin")
             .body(())
             .unwrap();
-        let opening = [Bytes::from_static(b"retry: 3000\n\n"), Bytes::from_static(b"id: a-1\n\n")];
+        let opening = || vec![Frame::from("retry: 3000\n"), Frame::from("data: a\n\n")];
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nvary: Origin\r\n\
+             date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
         assert_eq!(
-            first(answer.headers(), &opening, now),
-            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nvary: Origin\r\n\
-             date: Sun, 06 Nov 1994 08:49:37 GMT\r\nconnection: close\r\n\r\nretry: 3000\n\nid: a-1\n\n"
+            first(answer.headers(), opening(), false, now),
+            format!("{head}connection: close\r\n\r\nretry: 3000\ndata: a\n\n")
+        );
+        assert_eq!(
+            first(answer.headers(), opening(), true, now),
+            format!(
+                "{head}transfer-encoding: chunked\r\nconnection: close\r\n\r\n\
+                 c\r\nretry: 3000\n\r\n9\r\ndata: a\n\n\r\n"
+            )
         );
     }
 }

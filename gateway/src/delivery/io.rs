@@ -70,6 +70,8 @@ pub struct Arrival<S, H> {
     pub stream: Stream,
     /// The head of the response and the first blocks.
     pub first: Bytes,
+    /// Whether the response is sent in chunks.
+    pub chunked: bool,
     /// What it holds.
     pub hold: H,
 }

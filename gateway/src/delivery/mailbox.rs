@@ -54,9 +54,9 @@ impl Inbox {
     /// A connection is to become a guest.
     pub fn arrive(self: &Arc<Self>, socket: Socket, handed: Handed, connection: Connection) {
         self.sockets.fetch_add(1, Relaxed);
-        let Handed { stream, first } = handed;
+        let Handed { stream, first, chunked } = handed;
         let hold = Held { inbox: self.clone(), _connection: connection };
-        self.put(|mail| mail.arrivals.push(Arrival { socket, stream, first, hold }));
+        self.put(|mail| mail.arrivals.push(Arrival { socket, stream, first, chunked, hold }));
     }
 
     /// Something was read for a guest.

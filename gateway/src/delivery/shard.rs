@@ -17,6 +17,7 @@ use crate::delivery::batch_counts::Tally;
 use crate::delivery::feed_members::{Line, Rolls};
 use crate::delivery::io::{Arrival, Heard, Now, Outside, RollId, Ticket, Wrote};
 use crate::log::chunk::Chunk;
+use crate::log::chunked::{Frame, LAST_CHUNK};
 
 /// The subscribers of one core.
 pub struct Shard<O: Outside> {
@@ -43,6 +44,8 @@ struct Guest<O: Outside> {
     generation: u32,
     /// Whether its socket has no room: it tells when there is some.
     full: bool,
+    /// Whether its response is sent in chunks.
+    chunked: bool,
     socket: O::Socket,
     /// Gone once everything was written.
     open: Option<Open<O>>,
@@ -115,7 +118,7 @@ impl<O: Outside> Shard<O> {
 
     /// Takes a subscriber in and writes what comes first.
     pub fn arrive(&mut self, arrival: Arrival<O::Socket, O::Hold>) {
-        let Arrival { socket, stream, first, hold } = arrival;
+        let Arrival { socket, stream, first, chunked, hold } = arrival;
         let place = self.free.pop().unwrap_or_else(|| {
             self.places.push(None);
             self.places.len() as u32 - 1
@@ -126,7 +129,7 @@ impl<O: Outside> Shard<O> {
         let generation = self.generation;
         let watched = self.outside.enter(&socket, Ticket { place, generation });
         let open = Some(Open { stream, reading: None, line });
-        let guest = Guest { generation, full: false, socket, open, unsent: Bytes::new(), _hold: hold };
+        let guest = Guest { generation, full: false, chunked, socket, open, unsent: Bytes::new(), _hold: hold };
         if let Some(slot) = self.places.get_mut(place as usize) {
             *slot = Some(guest);
         }
@@ -185,11 +188,13 @@ impl<O: Outside> Shard<O> {
     pub fn writable(&mut self, ticket: Ticket) {
         let Some(guest) = at(&mut self.places, ticket).filter(|guest| guest.full) else { return };
         guest.full = false;
-        if guest.open.is_none() {
+        let unsent = std::mem::take(&mut guest.unsent);
+        if guest.open.is_some() || !unsent.is_empty() {
+            self.write(ticket.place, unsent);
+        }
+        if at(&mut self.places, ticket).is_some_and(|guest| guest.open.is_none() && !guest.full) {
             return self.shut(ticket.place);
         }
-        let unsent = std::mem::take(&mut guest.unsent);
-        self.write(ticket.place, unsent);
         let Some(guest) = at(&mut self.places, ticket).filter(|guest| !guest.full) else { return };
         if self.outside.watch(&guest.socket, ticket, false).is_err() {
             return self.remove(ticket.place);
@@ -274,13 +279,13 @@ impl<O: Outside> Shard<O> {
                 Turn::Events(events) => {
                     tally.count(&channel.metrics, &events, now.wall);
                     let Events { batch, more, .. } = events;
-                    self.write(place, batch.bytes);
+                    self.send(place, batch.bytes);
                     if more {
                         self.due.push_back(place);
                     }
                 }
                 Turn::Control(bytes) => {
-                    self.write(place, bytes);
+                    self.send(place, bytes);
                     self.due.push_back(place);
                 }
                 Turn::Read(behind) => {
@@ -297,6 +302,12 @@ impl<O: Outside> Shard<O> {
         tally.tell(&channel.metrics);
         self.turns = turns;
         self.group = group;
+    }
+
+    /// Writes a frame in the form in which the response is sent.
+    fn send(&mut self, place: u32, frame: Frame) {
+        let chunked = self.places.get(place as usize).and_then(Option::as_ref).is_some_and(|guest| guest.chunked);
+        self.write(place, frame.on_the_wire(chunked));
     }
 
     /// Writes; what the socket does not take waits until it does.
@@ -323,11 +334,20 @@ impl<O: Outside> Shard<O> {
     fn finish(&mut self, place: u32, now: Instant) {
         let Some(Some(guest)) = self.places.get_mut(place as usize) else { return };
         let ticket = Ticket { place, generation: guest.generation };
+        let chunked = guest.chunked;
+        let mut complete = false;
         if let Some(open) = guest.open.take() {
+            complete = open.stream.is_complete();
             self.strike(open.line);
         }
         self.closing.push_back((now + LINGER, ticket));
-        self.shut(place);
+        // Without its last chunk a response looks cut: clients that take a complete one as the end of everything come back.
+        if chunked && complete {
+            self.write(place, LAST_CHUNK);
+        }
+        if at(&mut self.places, ticket).is_some_and(|guest| !guest.full) {
+            self.shut(place);
+        }
     }
 
     fn shut(&mut self, place: u32) {

@@ -160,6 +160,8 @@ struct World {
     farewell: Arc<Farewell>,
     rung: mpsc::Receiver<RollId>,
     published: u64,
+    /// Whether whoever arrives is sent chunks.
+    chunked: bool,
     now: Now,
     metrics: Arc<Metrics>,
 }
@@ -201,7 +203,7 @@ impl World {
         });
         let fake = Fake { clients: Vec::new(), reads: Vec::new(), bells, writes: 0 };
         let now = Now { at: Instant::now(), wall: 0 };
-        Self { shard: Shard::new(fake), channel, farewell, rung, published: 0, now, metrics }
+        Self { shard: Shard::new(fake), channel, farewell, rung, published: 0, chunked: false, now, metrics }
     }
 
     /// Somebody who has seen everything up to `after`.
@@ -234,8 +236,19 @@ impl World {
             tls,
         });
         let socket = End { client, session };
-        self.shard.arrive(Arrival { socket, stream, first: Bytes::from_static(b"head|"), hold: () });
+        self.shard.arrive(Arrival {
+            socket,
+            stream,
+            first: Bytes::from_static(b"head|"),
+            chunked: self.chunked,
+            hold: (),
+        });
         client
+    }
+
+    fn arrive_in_chunks(&mut self) -> usize {
+        self.chunked = true;
+        self.arrive()
     }
 
     fn arrive(&mut self) -> usize {
@@ -253,7 +266,7 @@ impl World {
             sequence: self.published,
             time: 0,
             topic: topic.into(),
-            frame: Bytes::from(format!("<{}>", self.published)),
+            frame: format!("<{}>", self.published).into(),
             kind: Kind::Event,
         };
         self.channel.change(|fanout, woken| fanout.append(Arc::new(entry), woken));
@@ -444,7 +457,7 @@ fn a_stopped_reader_costs_one_batch_and_catches_up_from_the_stream() {
     let (ticket, behind) = world.shard.outside().reads.pop().unwrap();
     assert_eq!((behind.after, behind.floor), (1, 200));
     let entry = |sequence| {
-        let frame = Bytes::from(format!("<{sequence}>"));
+        let frame = format!("<{sequence}>").into();
         Arc::new(Entry { sequence, time: 0, topic: "t".into(), frame, kind: Kind::Event })
     };
     let chunk = Chunk { generation: 0, from: 1, through: 200, first: 1, entries: (2..=200).map(entry).collect() };
@@ -500,14 +513,48 @@ fn a_heartbeat_comes_before_the_silence_is_too_long() {
     world.pass(Duration::from_secs(14));
     assert_eq!(world.received(client), "head|");
     world.pass(Duration::from_secs(1));
-    assert_eq!(world.received(client), "head|:\n\n");
+    assert_eq!(world.received(client), "head|:\n");
     world.pass(Duration::from_secs(10));
     world.publish();
     world.settle();
     world.pass(Duration::from_secs(14));
-    assert_eq!(world.received(client), "head|:\n\n<1>");
+    assert_eq!(world.received(client), "head|:\n<1>");
     world.pass(Duration::from_secs(1));
-    assert_eq!(world.received(client), "head|:\n\n<1>:\n\n");
+    assert_eq!(world.received(client), "head|:\n<1>:\n");
+}
+
+#[test]
+fn in_chunks_every_write_is_whole_chunks_and_only_a_final_end_has_the_last() {
+    for (reason, last) in [(EndReason::ChannelDeleted, true), (EndReason::BrokerUnavailable, false)] {
+        let mut world = World::new();
+        let (client, slow) = (world.arrive_in_chunks(), world.arrive_in_chunks());
+        world.settle();
+        world.publish();
+        world.settle();
+        world.publish();
+        world.publish();
+        world.settle();
+        let begun = "head|3\r\n<1>\r\n6\r\n<2><3>\r\n";
+        assert_eq!(world.received(client), begun);
+        world.pass(world.channel.heartbeat());
+        let begun = format!("{begun}2\r\n:\n\r\n");
+        assert_eq!(world.received(client), begun);
+        world.client(slow).room = 0;
+        world.channel.end(reason);
+        world.settle();
+        assert!(!world.client(slow).shut);
+        while !world.client(slow).shut {
+            world.give_room(slow, 1);
+            world.settle();
+        }
+        for client in [client, slow] {
+            let received = world.received(client);
+            let end = received.strip_prefix(&begun).unwrap();
+            assert_eq!(end.ends_with("\n\n\r\n0\r\n\r\n"), last, "{end}");
+            assert!(last || end.ends_with("id: a-3-0\n\n\r\n"), "{end}");
+            assert!(world.client(client).shut);
+        }
+    }
 }
 
 #[test]
@@ -518,7 +565,7 @@ fn an_end_is_told_then_the_client_closes() {
     world.client(slow).room = 10;
     world.channel.end(EndReason::ChannelDeleted);
     world.settle();
-    let end = "event: tidings.end\ndata: {\"reason\":\"channel-deleted\"}\n\n";
+    let end = "event: tidings.end\ndata: {\"reason\":\"channel-deleted\"}\nid: a-0\n\n";
     assert!(world.received(client).ends_with(end) && world.client(client).shut);
     assert!(!world.client(slow).shut, "its last event has not left");
     assert_eq!(world.subscribers(), "tidings_subscribers{channel=\"a/b\"} 1");
@@ -670,14 +717,14 @@ fn over_tls_the_end_is_told_then_leave_is_taken() {
     world.channel.end(EndReason::ChannelDeleted);
     world.settle();
     let (last, left) = world.unsealed(client);
-    assert!(last.ends_with("event: tidings.end\ndata: {\"reason\":\"channel-deleted\"}\n\n") && left);
+    assert!(last.ends_with("event: tidings.end\ndata: {\"reason\":\"channel-deleted\"}\nid: a-0\n\n") && left);
     assert!(world.client(client).shut && !world.client(slow).shut);
     // Byte by byte, through the last words and the leave.
     let (mut told, mut leave) = (String::new(), 0);
     while !world.client(slow).shut {
         world.give_room(slow, 1);
         world.settle();
-        leave += usize::from(told.ends_with("channel-deleted\"}\n\n"));
+        leave += usize::from(told.ends_with("channel-deleted\"}\nid: a-0\n\n"));
         let (more, left) = world.unsealed(slow);
         told += &more;
         assert_eq!(left, world.client(slow).shut);

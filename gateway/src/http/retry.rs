@@ -31,7 +31,8 @@ pub fn jittered(base: Duration, random: &mut impl Rng) -> Duration {
 /// The answer to a subscriber that should come back after `delay`. `close`: over another connection.
 pub fn later(request: &HeaderMap, delay: Duration, why: &'static str, close: bool) -> Reply {
     let mut reply = if accepts_event_stream(request) {
-        let mut reply = Response::new(response::full(format!("retry: {}\n\n", delay.as_millis())));
+        // No empty line: it would be an empty event to some clients, and the field counts without.
+        let mut reply = Response::new(response::full(format!("retry: {}\n", delay.as_millis())));
         stream_headers(reply.headers_mut());
         reply
     } else {
@@ -46,7 +47,8 @@ pub fn later(request: &HeaderMap, delay: Duration, why: &'static str, close: boo
 
 /// The head of every event stream.
 pub fn stream_headers(headers: &mut HeaderMap) {
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    // Event streams are always UTF-8; some libraries read a text without a charset as Latin-1 (RFC 2616, section 3.7.1).
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
 }
@@ -115,9 +117,9 @@ mod tests {
     async fn whoever_reads_streams_is_told_in_a_stream_and_others_by_status() {
         let reply = later(&accept("text/event-stream"), Duration::from_millis(1_234), "busy", true);
         assert_eq!(reply.status(), StatusCode::OK);
-        assert_eq!(reply.headers()[CONTENT_TYPE], "text/event-stream");
+        assert_eq!(reply.headers()[CONTENT_TYPE], "text/event-stream; charset=utf-8");
         assert_eq!(reply.headers()[CONNECTION], "close");
-        assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), "retry: 1234\n\n");
+        assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), "retry: 1234\n");
         let reply = later(&accept("application/json"), Duration::from_millis(1_234), "busy", false);
         assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(reply.headers()[RETRY_AFTER], "2");

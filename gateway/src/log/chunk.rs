@@ -72,11 +72,10 @@ impl Chunk {
 mod tests {
     use super::*;
     use crate::log::event_log::Kind;
-    use bytes::Bytes;
 
     fn chunk(first: u64, sequences: &[u64]) -> Chunk {
         let entry = |sequence: &u64| {
-            let frame = Bytes::from(format!("<{sequence}>"));
+            let frame = format!("<{sequence}>").into();
             Arc::new(Entry { sequence: *sequence, time: 0, topic: "".into(), frame, kind: Kind::Event })
         };
         Chunk { generation: 0, from: 0, through: 100, first, entries: sequences.iter().map(entry).collect() }

@@ -28,6 +28,23 @@ closed_set! {
     }
 }
 
+impl EndReason {
+    /// Whether a client that comes back as it is can be served: by another gateway, or from where it was.
+    pub fn invites_back(self) -> bool {
+        match self {
+            Self::Shutdown
+            | Self::Rebalanced
+            | Self::Slow
+            | Self::ChannelChanged
+            | Self::AccessChanged
+            | Self::BrokerUnavailable
+            | Self::ClientGone => true,
+            // It needs another token first, or is refused.
+            Self::TokenExpired | Self::ChannelDeleted | Self::AccessRevoked => false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,9 +6,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tidings_crds::position::{Epoch, Position, Stamp};
 
+use crate::log::chunked::Frame;
 use crate::log::publication::Millis;
 
 /// One publication, encoded once and shared by everybody who is sent it.
@@ -21,7 +21,7 @@ pub struct Entry {
     /// What feeds filter by.
     pub topic: Box<str>,
     /// The bytes of the event.
-    pub frame: Bytes,
+    pub frame: Frame,
     /// What it is.
     pub kind: Kind,
 }
@@ -219,13 +219,7 @@ mod tests {
     const EPOCH: Epoch = Epoch::from_nanos(10);
 
     fn entry(sequence: u64) -> Arc<Entry> {
-        Arc::new(Entry {
-            sequence,
-            time: sequence * 1000,
-            topic: "t".into(),
-            frame: Bytes::from_static(b"12345"),
-            kind: Kind::Event,
-        })
+        Arc::new(Entry { sequence, time: sequence * 1000, topic: "t".into(), frame: "12345".into(), kind: Kind::Event })
     }
 
     fn log(head: u64, entries: usize) -> Log {
@@ -280,7 +274,7 @@ mod tests {
     #[test]
     fn where_messages_were_lost_the_next_one_speaks_for_a_position() {
         let mut log = log(4, 9);
-        let lost = Entry { sequence: 8, time: 1, topic: "".into(), frame: Bytes::new(), kind: Kind::Lost };
+        let lost = Entry { sequence: 8, time: 1, topic: "".into(), frame: Frame::default(), kind: Kind::Lost };
         log.append(Arc::new(lost));
         assert_eq!(log.head(), Mark { sequence: 8, stamp: None });
         for sequence in 5..=8 {

@@ -332,8 +332,8 @@ impl Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::chunked::Frame;
     use crate::log::event_log::Kind;
-    use bytes::Bytes;
     use proptest::prelude::*;
     use tidings_crds::position::Stamp;
 
@@ -345,7 +345,7 @@ mod tests {
             sequence,
             time: sequence,
             topic: topic.into(),
-            frame: Bytes::from(format!("<{sequence}>")),
+            frame: format!("<{sequence}>").into(),
             kind: Kind::Event,
         })
     }
@@ -366,7 +366,7 @@ mod tests {
         fanout.append(entry(sequence, topic), &mut Vec::new());
     }
 
-    fn frames(next: Next) -> Bytes {
+    fn frames(next: Next) -> Frame {
         match next {
             Next::Frames(batch) => batch.bytes,
             other => panic!("{other:?}"),
@@ -460,8 +460,7 @@ mod tests {
     fn what_is_for_all_passes_every_filter_and_is_evicted_again() {
         let mut fanout = fanout(2);
         let mut cursor = fanout.join(&topics("a"), START);
-        let gap =
-            Entry { sequence: 1, time: 1, topic: "".into(), frame: Bytes::from_static(b"gap"), kind: Kind::Notice };
+        let gap = Entry { sequence: 1, time: 1, topic: "".into(), frame: "gap".into(), kind: Kind::Notice };
         fanout.append(Arc::new(gap), &mut Vec::new());
         assert_eq!(frames(fanout.next(&mut cursor, 100)), "gap");
         let mut late = fanout.join(&topics("b"), START);
@@ -476,7 +475,7 @@ mod tests {
         let mut cursor = fanout.join(&topics("a"), START);
         append(&mut fanout, 1, "a");
         append(&mut fanout, 2, "b");
-        let lost = Entry { sequence: 5, time: 1, topic: "".into(), frame: Bytes::new(), kind: Kind::Lost };
+        let lost = Entry { sequence: 5, time: 1, topic: "".into(), frame: Frame::default(), kind: Kind::Lost };
         fanout.append(Arc::new(lost), &mut Vec::new());
         append(&mut fanout, 6, "a");
         assert_eq!(frames(fanout.next(&mut cursor, 100)), "<1>");
@@ -523,7 +522,7 @@ mod tests {
                 }
                 match fanout.next(&mut cursor, budget) {
                     Next::Frames(batch) => {
-                        let text = String::from_utf8(batch.bytes.to_vec()).unwrap();
+                        let text = String::from_utf8(batch.bytes.text().to_vec()).unwrap();
                         seen.extend(text.split(['<', '>']).filter(|t| !t.is_empty()).map(|t| t.parse::<u64>().unwrap()));
                     }
                     Next::Behind { floor } => {

@@ -5,17 +5,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use bytes::{Bytes, BytesMut};
 use tidings_crds::topic::TopicSet;
 
+use crate::log::chunked::Frame;
 use crate::log::event_log::{Entry, Kind};
 use crate::log::publication::Millis;
 
 /// Several frames on their way out as one piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// Whole frames, in stream order.
-    pub bytes: Bytes,
+    /// Whole frames, in stream order, as one.
+    pub bytes: Frame,
     /// How many.
     pub events: u64,
     /// The sequence of the last one.
@@ -188,9 +188,7 @@ pub fn batch<'e>(entries: impl Iterator<Item = &'e Arc<Entry>> + Clone, budget: 
     let bytes = if events == 1 {
         last.frame.clone()
     } else {
-        let mut joined = BytesMut::with_capacity(size);
-        entries.take(events).for_each(|entry| joined.extend_from_slice(&entry.frame));
-        joined.freeze()
+        Frame::join(entries.take(events).map(|entry| &entry.frame), size)
     };
     Some(Batch { bytes, events: events as u64, last: last.sequence, newest: last.time })
 }
@@ -204,7 +202,7 @@ mod tests {
             sequence,
             time: sequence,
             topic: topic.into(),
-            frame: Bytes::from(format!("<{sequence}>")),
+            frame: format!("<{sequence}>").into(),
             kind: Kind::Event,
         })
     }
@@ -217,10 +215,10 @@ mod tests {
     #[test]
     fn frames_behind_a_cursor_leave_as_one_piece() {
         let batch = |after, budget| feed().read(after, budget).map(|b| (b.bytes, b.events, b.last));
-        assert_eq!(batch(0, 100), Some((Bytes::from_static(b"<1><3><4>"), 3, 4)));
-        assert_eq!(batch(1, 100), Some((Bytes::from_static(b"<3><4>"), 2, 4)));
-        assert_eq!(batch(0, 6), Some((Bytes::from_static(b"<1><3>"), 2, 3)));
-        assert_eq!(batch(0, 0), Some((Bytes::from_static(b"<1>"), 1, 1)));
+        assert_eq!(batch(0, 100), Some(("<1><3><4>".into(), 3, 4)));
+        assert_eq!(batch(1, 100), Some(("<3><4>".into(), 2, 4)));
+        assert_eq!(batch(0, 6), Some(("<1><3>".into(), 2, 3)));
+        assert_eq!(batch(0, 0), Some(("<1>".into(), 1, 1)));
         assert_eq!(batch(4, 100), None);
     }
 
@@ -228,8 +226,8 @@ mod tests {
     fn readers_at_the_same_place_share_what_was_put_together() {
         let mut feed = feed();
         let _seats: Vec<_> = (0..SHARED).map(|_| feed.sit()).collect();
-        let first = feed.read(0, 100).unwrap().bytes;
-        assert_eq!(first.as_ptr(), feed.read(0, 100).unwrap().bytes.as_ptr());
+        let first = feed.read(0, 100).unwrap().bytes.text();
+        assert_eq!(first.as_ptr(), feed.read(0, 100).unwrap().bytes.text().as_ptr());
         assert_eq!(feed.read(1, 100).unwrap().bytes, "<3><4>");
         assert_eq!(feed.read(0, 6).unwrap().bytes, "<1><3>");
         feed.push(entry(5, "a"));

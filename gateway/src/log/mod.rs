@@ -3,6 +3,7 @@
 //! May use nothing else in this crate.
 
 pub mod chunk;
+pub mod chunked;
 pub mod end_reason;
 pub mod event_log;
 pub mod extent;

@@ -201,6 +201,7 @@ impl Protocol {
                     request.extensions_mut().insert(offer.clone());
                 }
                 let debt = credit.as_ref().map(Credit::ask);
+                let asked = request.version();
                 let answer = router.clone().oneshot(request.map(Body::new));
                 let offer = offer.clone();
                 // hyper keeps room for this future as long as the connection lives: a pointer instead of 5 kB.
@@ -209,7 +210,7 @@ impl Protocol {
                     if let Some(debt) = debt {
                         debt.pay();
                     }
-                    if offer.settle(&answer) {
+                    if offer.settle(&answer, asked) {
                         // What was to be written is on its way elsewhere, and this connection about to be taken apart.
                         std::future::pending::<()>().await;
                     }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use tidings_crds::position::Position;
 use tidings_crds::topic::TopicSet;
 use tidings_gateway::channel::subscriber::{Beginning, Step, Subscriber, gap};
 use tidings_gateway::log::chunk::Chunk;
+use tidings_gateway::log::chunked::Frame;
 use tidings_gateway::log::event_log::{Located, Mark};
 use tidings_gateway::log::extent::{Extent, Reached};
 use tidings_gateway::log::ingest::{Answer, Ask};
@@ -234,8 +234,9 @@ impl Client {
     }
 
     /// Reads whole blocks and holds them against the stream.
-    pub fn hear(&mut self, bytes: &Bytes, stream: &Stream) {
-        let text = std::str::from_utf8(bytes).unwrap();
+    pub fn hear(&mut self, frame: &Frame, stream: &Stream) {
+        let bytes = frame.text();
+        let text = std::str::from_utf8(&bytes).unwrap();
         crate::trace(|| format!("    filter {:?} at {:?} hears {text:?}", self.topics, self.at));
         for block in text.split_terminator("\n\n") {
             let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));

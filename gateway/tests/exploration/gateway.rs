@@ -4,9 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use tidings_crds::position::{Epoch, Position};
 use tidings_gateway::log::chunk::Chunk;
+use tidings_gateway::log::chunked::Frame;
 use tidings_gateway::log::event_log::{Entry, Kind, LogLimits};
 use tidings_gateway::log::fanout::Fanout;
 use tidings_gateway::log::ingest::{Answer, Ask, Ingest, Step};
@@ -136,7 +136,7 @@ impl Gateway {
                 Step::Append(publication) => self.fanout.append(entry(&publication, self.fanout.epoch()), woken),
                 Step::Skip(to) => self.fanout.skip(to),
                 Step::Expired(to) => {
-                    let (time, topic, frame) = (0, "".into(), Bytes::new());
+                    let (time, topic, frame) = (0, "".into(), Frame::default());
                     let lost = Entry { sequence: to.sequence, time, topic, frame, kind: Kind::Lost };
                     self.fanout.append(Arc::new(lost), woken);
                 }
@@ -154,7 +154,7 @@ pub fn entry(publication: &Publication, epoch: Epoch) -> Arc<Entry> {
         sequence: publication.sequence,
         time: publication.time,
         topic: publication.topic.clone(),
-        frame: Bytes::from(format!("data: {data}\nid: {id}\n\n")),
+        frame: Frame::from(format!("data: {data}\nid: {id}\n\n").as_str()),
         kind: Kind::Event,
     })
 }
