@@ -40,6 +40,7 @@ pub mod inventory;
 pub mod kubernetes;
 pub mod leadership;
 pub mod lease;
+pub mod log_writer;
 pub mod login;
 pub mod metrics;
 pub mod notice;
@@ -119,7 +120,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         None => {
-            telemetry::start(&args.run.logs);
+            // To the end of the run: dropped, it writes the last lines.
+            let _flush = telemetry::start(&args.run.logs);
             operator::run(Config::try_from(args.run)?, ended()?).await?;
             Ok(ExitCode::SUCCESS)
         }

@@ -11,4 +11,5 @@ pub mod hub;
 pub mod live;
 pub mod relay;
 pub mod resume;
+pub mod stream_epochs;
 pub mod subscriber;

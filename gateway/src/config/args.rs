@@ -66,9 +66,13 @@ pub struct Arguments {
     /// Over which time the open streams then end, evenly
     #[arg(long, env = "TIDINGS_DRAIN_WINDOW", value_name = "TIME", default_value = "20s", value_parser = units::duration)]
     drain_window: Duration,
-    /// Open connections at most [default: what the open-file limit allows, less a reserve]
+    /// Open connections at most [default: what the open-file limit and the memory limit allow, less a reserve]
     #[arg(long, env = "TIDINGS_MAX_CONNECTIONS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: Option<u32>,
+    /// Open connections of one address (IPv6: one /64) at most, trusted proxies excepted; 0 is no limit
+    /// [default: half of all; connections from this machine are not counted then]
+    #[arg(long, env = "TIDINGS_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N")]
+    max_connections_per_address: Option<u32>,
     /// Open streams at most, over all channels [default: no limit but that of the connections]
     #[arg(long, env = "TIDINGS_MAX_SUBSCRIBERS", value_name = "N")]
     max_subscribers: Option<u64>,
@@ -182,6 +186,8 @@ pub enum Source {
 pub struct ConnectionLimits {
     /// Open connections; absent means what the open-file limit allows.
     pub connections: Option<u32>,
+    /// Open connections of one address; 0 is no limit, absent half of all.
+    pub per_address: Option<u32>,
     /// For the first request head, and the TLS handshake before it.
     pub header_timeout: Duration,
     /// Between two requests.
@@ -314,6 +320,7 @@ impl From<Arguments> for Config {
             drain: DrainTimes { delay: arguments.drain_delay, window: arguments.drain_window },
             connections: ConnectionLimits {
                 connections: arguments.max_connections,
+                per_address: arguments.max_connections_per_address,
                 header_timeout: arguments.header_timeout,
                 idle_timeout: arguments.idle_timeout,
                 peer_timeout: arguments.peer_timeout,

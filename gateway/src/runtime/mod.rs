@@ -4,5 +4,7 @@
 
 pub mod drain;
 pub mod file_watch;
+pub mod log_writer;
+pub mod pace;
 pub mod tasks;
 pub mod units;
