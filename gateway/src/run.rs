@@ -128,7 +128,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     );
 
     let mut core = JoinSet::new();
-    let shards = Shards::start(&mut core).map_err(RunError::Shards)?;
+    let shards = Shards::start(&mut core, config.connections.write_timeout).map_err(RunError::Shards)?;
     let admin = Port {
         name: "admin",
         listener: admin,

@@ -86,6 +86,9 @@ pub struct Arguments {
     /// How long a client may not answer on the level of TCP before it counts as gone
     #[arg(long, env = "TIDINGS_PEER_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = peer_timeout)]
     peer_timeout: Duration,
+    /// How long a subscriber may take nothing of what waits for it
+    #[arg(long, env = "TIDINGS_WRITE_TIMEOUT", value_name = "TIME", default_value = "45s", value_parser = units::duration)]
+    write_timeout: Duration,
     /// How long the body of a POST may take
     #[arg(long, env = "TIDINGS_BODY_TIMEOUT", value_name = "TIME", default_value = "15s", value_parser = units::duration)]
     body_timeout: Duration,
@@ -194,6 +197,8 @@ pub struct ConnectionLimits {
     pub idle_timeout: Duration,
     /// For a peer that answers nothing, on the level of TCP.
     pub peer_timeout: Duration,
+    /// For a subscriber that takes nothing of what waits for it.
+    pub write_timeout: Duration,
     /// The largest request head.
     pub header_bytes: u32,
 }
@@ -324,6 +329,7 @@ impl From<Arguments> for Config {
                 header_timeout: arguments.header_timeout,
                 idle_timeout: arguments.idle_timeout,
                 peer_timeout: arguments.peer_timeout,
+                write_timeout: arguments.write_timeout,
                 header_bytes: arguments.max_header_bytes,
             },
             requests: RequestLimits {

@@ -41,11 +41,10 @@ pub fn check(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Pro
 
 /// `uri-host [ ":" port ]` without user information (RFC 9110, sections 4.2.1, 4.2.4 and 7.2).
 fn is_host(text: &[u8]) -> bool {
-    let (host, port) = match text.iter().rposition(|byte| *byte == b':') {
-        // A colon within the brackets of an IPv6 address begins no port.
-        Some(at) if !text.ends_with(b"]") => (&text[..at], &text[at + 1..]),
-        _ => (text, &b""[..]),
-    };
+    // A colon within the brackets of an IPv6 address begins no port.
+    let colon = text.iter().rposition(|byte| *byte == b':').filter(|_| !text.ends_with(b"]"));
+    let (host, rest) = text.split_at(colon.unwrap_or(text.len()));
+    let port = rest.strip_prefix(b":").unwrap_or_default();
     let is_port = port.len() <= 5 && port.iter().all(u8::is_ascii_digit);
     is_port && if host.starts_with(b"[") { is_literal(host) } else { is_name(host) }
 }

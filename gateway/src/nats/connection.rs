@@ -280,3 +280,18 @@ fn happened(event: &Event, health: &watch::Sender<Health>, metrics: &Metrics, pu
         Event::LameDuckMode | Event::Draining | Event::Closed => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_breaks_again_and_again_is_told_of_once_a_while() {
+        let (told, begin) = (Told::default(), Instant::now());
+        let news = |after: Duration| told.is_news(begin + after);
+        assert!(news(Duration::ZERO));
+        assert!(!news(QUIET / 2) && !news(QUIET - Duration::from_millis(1)));
+        assert!(news(QUIET) && !news(QUIET + Duration::from_secs(1)));
+        assert!(news(QUIET * 3));
+    }
+}

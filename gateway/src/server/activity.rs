@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
+
+use crate::server::stream_progress::{self, Progress};
 
 /// The requests of one connection.
 #[derive(Debug)]
@@ -29,6 +31,7 @@ pub struct InUse(Arc<Activity>);
 #[derive(Debug)]
 pub struct BodyInUse {
     body: Body,
+    progress: Option<Arc<Progress>>,
     _in_use: InUse,
 }
 
@@ -63,7 +66,11 @@ impl Activity {
 impl InUse {
     /// The same body, and in use until it is gone.
     pub fn until_sent(self, body: Body) -> Body {
-        Body::new(BodyInUse { body, _in_use: self })
+        let progress = stream_progress::current().filter(|_| !body.is_end_stream());
+        if let Some(progress) = &progress {
+            progress.begins();
+        }
+        Body::new(BodyInUse { body, progress, _in_use: self })
     }
 }
 
@@ -83,7 +90,11 @@ impl http_body::Body for BodyInUse {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(progress) = &self.progress {
+            progress.asked(matches!(polled, Poll::Ready(Some(_))));
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -92,6 +103,14 @@ impl http_body::Body for BodyInUse {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Drop for BodyInUse {
+    fn drop(&mut self) {
+        if let Some(progress) = &self.progress {
+            progress.ends();
+        }
     }
 }
 

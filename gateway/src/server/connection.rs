@@ -20,7 +20,7 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -34,13 +34,14 @@ use crate::delivery::handed::{Handed, Offer};
 use crate::metrics::registry::{ConnectionFault, Handshake};
 use crate::server::activity::Activity;
 use crate::server::reset_budget::Credit;
+use crate::server::stream_progress::StreamExecutor;
 use crate::server::tcp::Tcp;
 use crate::server::tls::Tls;
 
 /// How connections are served; one for all connections of a port.
 pub struct Protocol {
     http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
+    http2: http2::Builder<StreamExecutor>,
     header_timeout: Duration,
     idle_timeout: Duration,
     /// Whether sockets with an event stream are given away.
@@ -118,7 +119,7 @@ impl Protocol {
             // the answer is made: the socket may be given away with it.
             .half_close(true)
             .max_buf_size(limits.header_bytes as usize);
-        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        let mut http2 = http2::Builder::new(StreamExecutor::new(limits.write_timeout));
         http2
             .timer(TokioTimer::new())
             .max_header_list_size(limits.header_bytes)

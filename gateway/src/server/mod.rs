@@ -14,6 +14,7 @@ pub mod listener;
 pub mod memory_limit;
 pub mod reset_budget;
 pub mod socket;
+pub mod stream_progress;
 pub mod tcp;
 pub mod tls;
 pub mod tls_session;

@@ -57,6 +57,7 @@ impl Default for Settings {
                 header_timeout: DEADLINE,
                 idle_timeout: DEADLINE,
                 peer_timeout: DEADLINE,
+                write_timeout: DEADLINE,
                 header_bytes: 32 << 10,
             },
             requests: RequestLimits {
