@@ -1,15 +1,34 @@
 //! The gateway's process.
 
-use anyhow::Context;
+use std::error::Error;
+use std::process::ExitCode;
+
 use clap::Parser;
 use tidings_gateway::config::args::{Arguments, Config};
 use tidings_gateway::signal::Signals;
 use tidings_gateway::{logging, run};
+use tracing::error;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
     let config = Config::from(Arguments::parse());
-    logging::start(&config).context("--log cannot be read")?;
-    run::run(config, Signals::new()?).await?;
-    Ok(())
+    // To the end of `main`: dropped, it writes the last lines.
+    let _flush = match logging::start(&config) {
+        Ok(flush) => flush,
+        Err(error) => {
+            eprintln!("Error: --log cannot be read: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = match Signals::new() {
+        Ok(signals) => run::run(config, signals).await.map_err(|error| Box::new(error) as Box<dyn Error>),
+        Err(error) => Err(error.into()),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!(error = &*error, "The gateway ended in an error.");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -21,6 +21,7 @@ use crate::delivery::workers::Shards;
 use crate::heartbeat::nats_service::Service;
 use crate::heartbeat::sender::Pulse;
 use crate::http::admin::Admin;
+use crate::http::lingering::Lingering;
 use crate::http::router::{App, MAX_URI_BYTES};
 use crate::limits::quota::Limit;
 use crate::memory_trim::{self, Crowd};
@@ -33,9 +34,11 @@ use crate::routes::{RoutePublisher, Routes};
 use crate::runtime::drain::{Drain, DrainTimes, Phase};
 use crate::runtime::tasks::CoreTasks;
 use crate::server::accept::Port;
+use crate::server::address_limit::AddressLimit;
 use crate::server::connection::{Departure, Protocol};
 use crate::server::connection_limit::Room;
 use crate::server::listener::{ListenFailed, Listener, listen};
+use crate::server::memory_limit::memory_limit;
 use crate::server::tls::{Tls, TlsError};
 use crate::signal::{Ask, Signals};
 
@@ -101,9 +104,12 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     settings_file::enforce(&settings.limits, &hub, &metrics);
     let authority = Authority::new(Arc::new(Rules::new(settings)), metrics.clone());
     let departure = Departure::default();
-    let room = Arc::new(Room::within_open_file_limit(config.connections.connections));
+    let room = Arc::new(Room::within_limits(config.connections.connections, memory_limit(), tls.is_some()));
+    let proxies = config.requests.trusted_proxies.clone();
+    let addresses = AddressLimit::new(config.connections.per_address, room.most(), proxies);
     for (limit, most) in [
         (Limit::Connections, room.most().into()),
+        (Limit::AddressConnections, addresses.most().into()),
         (Limit::Subscribers, config.requests.subscribers.unwrap_or_default()),
         (Limit::HeaderBytes, config.connections.header_bytes.into()),
         (Limit::UriBytes, MAX_URI_BYTES as u64),
@@ -122,7 +128,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     );
 
     let mut core = JoinSet::new();
-    let shards = Shards::start(&mut core).map_err(RunError::Shards)?;
+    let shards = Shards::start(&mut core, config.connections.write_timeout).map_err(RunError::Shards)?;
     let admin = Port {
         name: "admin",
         listener: admin,
@@ -130,6 +136,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         tls: None,
         shards: None,
         room: Arc::new(Room::new(ADMIN_CONNECTIONS)),
+        addresses: AddressLimit::new(Some(0), ADMIN_CONNECTIONS, Vec::new()),
         router: Admin { routes: routes.clone(), hub: hub.clone(), metrics: metrics.clone(), drain: drain.clone() }
             .router(),
         metrics: None,
@@ -139,6 +146,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         admin.serve(Departure::default()).await;
         "the admin port"
     });
+    let tls_on = tls.is_some();
     let (tls, follower) = tls.unzip();
     if let Some(follower) = follower {
         core.spawn(async move {
@@ -162,7 +170,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
             let release = sender.release().clone();
             about.insert("release".to_owned(), release.to_string());
             about.insert("pod".to_owned(), sender.name().to_owned());
-            let objects = RouteObjects::connect(release.clone()).await?;
+            let objects = RouteObjects::connect(release.clone(), metrics.clone()).await?;
             let pulse = Pulse::new(sender, routes.clone(), hub.clone());
             let (hub, link) = (hub.clone(), core_link.clone());
             core.spawn({
@@ -218,6 +226,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         tls,
         shards: Some(shards.clone()),
         room: room.clone(),
+        addresses,
         router: App {
             routes,
             authority,
@@ -228,6 +237,8 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
             room,
             limits: config.requests,
             demo: config.demo,
+            tls: tls_on,
+            lingering: Lingering::default(),
         }
         .router(),
         metrics: Some(metrics.clone()),

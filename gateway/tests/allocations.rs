@@ -89,6 +89,10 @@ impl Outside for Sink {
         Ok(Wrote { taken: bytes.len(), full: false })
     }
 
+    fn backlog(&self, _: &Self::Socket) -> u32 {
+        0
+    }
+
     fn enter(&mut self, (): &(), _: Ticket) -> io::Result<()> {
         Ok(())
     }

@@ -107,6 +107,82 @@ async fn leaving_closes_idle_connections_and_ends() {
     timeout(DEADLINE, server.task).await.expect("the port ends").unwrap();
 }
 
+// === How a request is written ===
+
+#[tokio::test]
+async fn a_request_is_addressed_to_exactly_one_host() {
+    let server = Server::start(Settings::default());
+    let asked = async |version: &str, target: &str, hosts: &str| {
+        let head =
+            format!("GET {target} HTTP/{version}\r\n{hosts}origin: https://shop.example\r\nconnection: close\r\n\r\n");
+        Answer::read(&server.talk(head).await)
+    };
+    for hosts in
+        ["", "host: x\r\nhost: x\r\n", "host: a b\r\n", "host: u@x\r\n", "host:\r\n", "host: x/y\r\n", "host: x:y\r\n"]
+    {
+        let refused = asked("1.1", OPEN, hosts).await;
+        let (status, detail) = refused.problem();
+        assert_eq!((status, detail.to_lowercase().contains("host")), (400, true), "{hosts:?}: {detail}");
+        assert_eq!(refused.header("access-control-allow-origin"), Some("https://shop.example"));
+    }
+    assert_eq!(asked("1.1", &format!("http://u:p@x{OPEN}"), "host: x\r\n").await.problem().0, 400);
+    for (version, target, hosts) in [
+        ("1.1", OPEN.to_owned(), "host: push.example:8443\r\n"),
+        ("1.1", OPEN.to_owned(), "host: [::1]:80\r\n"),
+        ("1.1", format!("http://x{OPEN}"), "host: x\r\n"),
+        ("1.0", OPEN.to_owned(), ""),
+    ] {
+        assert_eq!(asked(version, &target, hosts).await.status, 200, "{version} {target} {hosts:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_is_not_utf_8_is_refused_so_that_pages_can_read_it() {
+    let server = Server::start(Settings::default());
+    for path in ["/channels/%FF/open/events", "/channels/demo/%C3/events"] {
+        let refused = server.ask("GET", path, "origin: https://shop.example\r\n", "").await;
+        let (status, detail) = refused.problem();
+        assert_eq!((status, detail.contains("not UTF-8")), (400, true), "{detail}");
+        assert_eq!(refused.header("access-control-allow-origin"), Some("https://shop.example"));
+    }
+    assert_eq!(server.metric(r#"tidings_requests_total{operation="other",status="400"}"#), Some(2));
+}
+
+#[tokio::test]
+async fn every_answer_has_what_all_have() {
+    let server = Server::start(Settings::default());
+    let long = format!("{OPEN}?topic={}", "a".repeat(9_000));
+    for (method, target, status) in [
+        ("GET", OPEN, 200),
+        ("HEAD", OPEN, 200),
+        ("OPTIONS", OPEN, 204),
+        ("PUT", OPEN, 405),
+        ("GET", TOKEN, 401),
+        ("GET", "/channels/demo/open/events?topic[]=a", 400),
+        ("GET", &long, 414),
+        ("GET", "/nothing", 404),
+        ("GET", "/", 200),
+    ] {
+        let answer = server.ask(method, target, "", "").await;
+        assert_eq!(
+            (answer.status, answer.header("x-content-type-options")),
+            (status, Some("nosniff")),
+            "{method} {target:.60}"
+        );
+        assert!(answer.header("vary").is_some_and(|vary| vary.contains("Origin")), "{method} {target:.60}");
+    }
+}
+
+#[tokio::test]
+async fn head_has_no_length_where_get_has_none() {
+    let server = Server::start(Settings::default());
+    let head = server.ask("HEAD", OPEN, "accept: text/event-stream\r\n", "").await;
+    assert_eq!((head.status, head.header("content-length")), (200, None));
+    let (get, head) = (server.ask("GET", "/nothing", "", "").await, server.ask("HEAD", "/nothing", "", "").await);
+    assert_eq!(get.header("content-length"), head.header("content-length"));
+    assert!(get.header("content-length").is_some() && head.body.is_empty());
+}
+
 // === Who may not ===
 
 #[tokio::test]
@@ -249,6 +325,9 @@ async fn a_post_is_refused_for_what_is_wrong_with_it() {
         ("?topic=news&event=tidings.gap", "x", 400, "Tidings' own"),
         ("?topic=news&ttl=0", "x", 400, "at least one"),
         ("?topic=news&topics=x", "x", 400, "is called topic"),
+        ("?topic[]=news", "x", 400, "is called topic"),
+        ("?topic=news,user.1", "x", 400, "topic=a&topic=b"),
+        ("?topic=", "x", 400, "write . for the empty topic"),
         ("?topic=news", &"x".repeat(65_537), 413, "at most 65536 bytes"),
     ] {
         let (found, detail) = server.ask("POST", &format!("{OPEN}{target}"), "", body).await.problem();
@@ -257,6 +336,45 @@ async fn a_post_is_refused_for_what_is_wrong_with_it() {
     let slow = server.talk(format!("POST {OPEN}?topic=news HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nab")).await;
     assert_eq!(Answer::read(&slow).problem().0, 408);
     assert_eq!(server.metric(r#"tidings_posts_total{channel="demo/open",outcome="invalid"}"#), Some(2));
+    let target = format!("{OPEN}?topic=news");
+    assert_eq!(server.ask("POST", &target, "content-encoding: gzip\r\n", "x").await.problem().0, 415);
+    let (status, detail) = server.ask("POST", &target, "accept: text/event-stream\r\n", "x").await.problem();
+    assert_eq!((status, detail.contains("subscribe with GET")), (400, true), "{detail}");
+    let binary = format!("POST {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n");
+    let refused = Answer::read(&server.talk([binary.as_bytes(), b"a\xff"].concat()).await).problem();
+    assert_eq!((refused.0, refused.1.contains("not UTF-8")), (400, true), "{}", refused.1);
+}
+
+/// As blocking clients do: the whole body first, and only then the answer.
+#[tokio::test]
+async fn whoever_sends_a_large_body_before_it_reads_gets_the_refusal() {
+    const BYTES: usize = 20 << 20;
+    let server = Server::start(Settings::default());
+    for (target, length, status) in [
+        (OPEN.to_owned() + "?topic=news", true, 413),
+        (OPEN.to_owned() + "?topic=news", false, 413),
+        (TOKEN.to_owned(), true, 401),
+        ("/nothing".to_owned(), true, 404),
+    ] {
+        let mut stream = server.connect().await;
+        let framing = if length { format!("content-length: {BYTES}") } else { "transfer-encoding: chunked".to_owned() };
+        let head = format!("POST {target} HTTP/1.1\r\nhost: x\r\n{framing}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let piece = if length {
+            vec![b'x'; 1 << 20]
+        } else {
+            [b"100000\r\n".to_vec(), vec![b'x'; 1 << 20], b"\r\n".to_vec()].concat()
+        };
+        for _ in 0..BYTES >> 20 {
+            stream.write_all(&piece).await.unwrap_or_else(|error| panic!("{target}: cut off while sending: {error}"));
+        }
+        if !length {
+            stream.write_all(b"0\r\n\r\n").await.unwrap();
+        }
+        let mut begin = [0; 12];
+        timeout(DEADLINE, stream.read_exact(&mut begin)).await.unwrap().unwrap();
+        assert_eq!(String::from_utf8_lossy(&begin), format!("HTTP/1.1 {status}"), "{target}");
+    }
 }
 
 // === HTTP/2 ===

@@ -25,6 +25,7 @@ use crate::directory::{LOOK_AGAIN, Snapshot, Watch, read_directory};
 use crate::document::ObservedStream;
 use crate::inventory::{Declaration, Inventory};
 use crate::listing::Listed;
+use crate::log_writer::{Flush, LogWriter};
 use crate::ready::Ready;
 use crate::reconcile::{Context, reconcile};
 use crate::remove::{forget, remove, says_delete};
@@ -59,6 +60,8 @@ pub struct Files {
     /// The streams that were seen last, by the Channel that they name.
     streams: BTreeMap<ChannelKey, StreamSpec>,
     reports: BTreeMap<ChannelKey, Report>,
+    /// Where the table is printed.
+    output: (LogWriter, Flush),
     printed: String,
     failures: u32,
     /// Why the directory could not be read last time: said once, not every time.
@@ -90,6 +93,7 @@ impl Files {
             inventory: Inventory::default(),
             streams: BTreeMap::new(),
             reports: BTreeMap::new(),
+            output: LogWriter::to_standard_output(),
             printed: String::new(),
             failures: 0,
             blind: None,
@@ -295,8 +299,8 @@ impl Files {
         self.ctx.metrics.channels(&counts);
         let text = table(self.reports.values(), self.inventory.complaints());
         if text != self.printed {
-            // Nobody may be reading; that changes nothing here.
-            let _ = writeln!(std::io::stdout().lock(), "{text}");
+            // What reads it may stand still or be gone; that changes nothing here.
+            let _ = self.output.0.write_all(format!("{text}\n").as_bytes());
             self.printed = text;
         }
     }

@@ -42,6 +42,7 @@ pub mod kubernetes;
 pub mod leadership;
 pub mod lease;
 pub mod listing;
+pub mod log_writer;
 pub mod login;
 pub mod metrics;
 pub mod notice;
@@ -124,7 +125,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         None => {
-            telemetry::start(&args.run.logs);
+            // To the end of the run: dropped, it writes the last lines.
+            let _flush = telemetry::start(&args.run.logs);
             operator::run(Config::try_from(args.run)?, ended()?).await?;
             Ok(ExitCode::SUCCESS)
         }

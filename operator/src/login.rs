@@ -4,10 +4,11 @@
 //! Operator and gateway have this very file, and a test compares the two: the crate that they share knows no client.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use async_nats::{Auth, AuthError, ConnectOptions, ServerAddr};
+use async_nats::{Auth, AuthError, ConnectOptions};
 use clap::Args;
 use nkeys::KeyPair;
 use tidings_crds::login::{Login, LoginError, LoginFiles};
@@ -52,7 +53,7 @@ pub struct NatsArguments {
 /// How to reach NATS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatsSettings {
-    /// One address or several, separated by commas.
+    /// One address or several, separated by commas; without user, password and token.
     pub url: String,
     /// How a connection to it begins.
     pub handshake: NatsHandshake,
@@ -61,14 +62,24 @@ pub struct NatsSettings {
 /// How a connection to NATS begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NatsHandshake {
-    /// As whom, beside what an address says.
+    /// As whom, by files.
     pub login: LoginFiles,
+    /// As whom, where there are no files.
+    pub in_address: Option<AddressLogin>,
     /// Authorities of the servers' certificates; absent: the system's.
     pub ca: Option<PathBuf>,
     /// Our own certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
     /// TLS before the server's first word.
     pub tls_first: bool,
+}
+
+/// A user and password, or a token, that stood in an address. It is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AddressLogin {
+    user: String,
+    /// Without one, the user is a token.
+    password: Option<String>,
 }
 
 // === impl NatsSettings ===
@@ -83,13 +94,16 @@ impl From<NatsArguments> for NatsSettings {
             user.map(|(user, password)| LoginFiles::User { user, password }),
             arguments.nats_token_file.map(LoginFiles::Token),
         ];
+        // From here on no address holds a secret: whatever logs one, the client library included, tells none.
+        let (url, in_address) = without_login(&arguments.nats);
         let handshake = NatsHandshake {
             login: login.into_iter().flatten().next().unwrap_or_default(),
+            in_address,
             ca: arguments.nats_ca,
             identity: arguments.nats_cert.zip(arguments.nats_key),
             tls_first: arguments.nats_tls_first,
         };
-        Self { url: arguments.nats, handshake }
+        Self { url, handshake }
     }
 }
 
@@ -101,10 +115,10 @@ impl NatsHandshake {
         self.login.login(|file| std::fs::read_to_string(file)).map(drop)
     }
 
-    /// The options for connections to these servers.
-    pub fn options(&self, servers: &[ServerAddr]) -> ConnectOptions {
+    /// The options for connections.
+    pub fn options(&self) -> ConnectOptions {
         let mut options = match self.login.clone() {
-            LoginFiles::None => of_address(servers),
+            LoginFiles::None => self.in_address.as_ref().map_or_else(ConnectOptions::new, AddressLogin::options),
             files => ConnectOptions::with_auth_callback(move |nonce| {
                 let files = files.clone();
                 async move { authenticated(files, &nonce).await }
@@ -124,15 +138,39 @@ impl NatsHandshake {
     }
 }
 
-/// With the user and password, or the token, that an address carries: the library does not look for them there. The first
-/// that has any counts.
-fn of_address(servers: &[ServerAddr]) -> ConnectOptions {
-    let named = servers.iter().find_map(|server| Some((server.username()?, server.password())));
-    match named {
-        Some((user, Some(password))) => ConnectOptions::with_user_and_password(decoded(user), decoded(password)),
-        Some((token, None)) => ConnectOptions::with_token(decoded(token)),
-        None => ConnectOptions::new(),
+// === impl AddressLogin ===
+
+impl AddressLogin {
+    fn options(&self) -> ConnectOptions {
+        match &self.password {
+            Some(password) => ConnectOptions::with_user_and_password(self.user.clone(), password.clone()),
+            None => ConnectOptions::with_token(self.user.clone()),
+        }
     }
+}
+
+impl fmt::Debug for AddressLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AddressLogin(…)")
+    }
+}
+
+/// The same addresses without what stands before `@`, and the first of that.
+fn without_login(addresses: &str) -> (String, Option<AddressLogin>) {
+    let mut first = None;
+    let bare = addresses.split(',').map(|address| {
+        let (scheme, rest) = address.split_once("://").map_or(("", address), |(scheme, rest)| (scheme, rest));
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        // The last one: a password may have an @ that nobody encoded.
+        let Some((login, host)) = authority.rsplit_once('@') else { return address.to_owned() };
+        let (user, password) = login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
+        first.get_or_insert_with(|| AddressLogin { user: decoded(user), password: password.map(decoded) });
+        let separator = if scheme.is_empty() { "" } else { "://" };
+        format!("{scheme}{separator}{host}{path}")
+    });
+    let bare = bare.collect::<Vec<_>>().join(",");
+    (bare, first)
 }
 
 /// Without the percent signs that an address needs.
@@ -225,8 +263,27 @@ mod tests {
     }
 
     #[test]
-    fn a_login_in_the_address_is_decoded() {
-        assert_eq!(decoded("p%40ss%2Fword%"), "p@ss/word%");
+    fn a_login_is_taken_out_of_the_address_and_never_shown() {
+        let login = |user: &str, password: Option<&str>| {
+            Some(AddressLogin { user: user.to_owned(), password: password.map(str::to_owned) })
+        };
+        for (given, bare, expected) in [
+            ("nats://h:4222", "nats://h:4222", None),
+            ("h", "h", None),
+            ("nats://ann:s3cret@h:4222", "nats://h:4222", login("ann", Some("s3cret"))),
+            ("tls://ann:p%40ss%2Fword%@h", "tls://h", login("ann", Some("p@ss/word%"))),
+            ("nats://ann:s@cret@h", "nats://h", login("ann", Some("s@cret"))),
+            ("ann:s3cret@h:4222", "h:4222", login("ann", Some("s3cret"))),
+            ("nats://t0ken@h/", "nats://h/", login("t0ken", None)),
+            ("nats://a:x@h1,nats://b:y@h2,nats://h3", "nats://h1,nats://h2,nats://h3", login("a", Some("x"))),
+            ("nats://ann:s3cret@", "nats://", login("ann", Some("s3cret"))),
+            ("ws://h/p@th", "ws://h/p@th", None),
+        ] {
+            let settings = parse(&["--nats", given]).unwrap();
+            assert_eq!((settings.url.as_str(), &settings.handshake.in_address), (bare, &expected), "{given}");
+            let shown = format!("{settings:?}");
+            assert!(!shown.contains("s3cret") && !shown.contains("t0ken"), "{shown}");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::log_writer;
+
 /// How one reconcile ended, as the label `result`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Outcome {
@@ -69,6 +71,7 @@ pub struct Metrics {
     gateways: Family<ByState, Gauge>,
     leading: Gauge<i64, AtomicI64>,
     connected: Gauge<i64, AtomicI64>,
+    log_lines_dropped: Counter,
     states: Mutex<Vec<&'static str>>,
 }
 
@@ -99,6 +102,7 @@ impl Metrics {
             gateways: Family::default(),
             leading: Gauge::default(),
             connected: Gauge::default(),
+            log_lines_dropped: Counter::default(),
             states: Mutex::default(),
         };
         metrics.registered()
@@ -123,6 +127,8 @@ impl Metrics {
         registry.register("gateways", "Gateways known, by state", self.gateways.clone());
         registry.register("leading", "1 while this operator leads", self.leading.clone());
         registry.register("nats_connected", "1 while NATS is connected", self.connected.clone());
+        let help = "Log lines that were dropped because standard error took no more";
+        registry.register("log_lines_dropped", help, self.log_lines_dropped.clone());
         self
     }
 
@@ -197,6 +203,9 @@ impl Metrics {
 
     /// All metrics in the text format of OpenMetrics 1.0.
     pub fn text(&self) -> String {
+        // Counted elsewhere, before there are metrics.
+        let counted = self.log_lines_dropped.get();
+        self.log_lines_dropped.inc_by(log_writer::dropped().saturating_sub(counted));
         let mut text = String::new();
         // Writing into a String does not fail.
         let _ = encode(&mut text, &self.registry);

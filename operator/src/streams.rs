@@ -194,7 +194,7 @@ impl Streams {
         config.handshake.check()?;
         let options = config
             .handshake
-            .options(&servers)
+            .options()
             .name("tidings-operator")
             .custom_inbox_prefix(INBOX)
             .subscription_capacity(MOST_WAITING)

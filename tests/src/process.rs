@@ -5,7 +5,9 @@
 //! lives as long as the test process starts them all.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -92,6 +94,18 @@ impl Program {
         let output = evidence::output_file(&self.name);
         // One description for both, or each would write from the start of the file.
         let file = output.reopen().expect("the file was just created");
+        self.start_with(output, file)
+    }
+
+    /// Starts it with a pipe, or whatever else this is, for its output and errors.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_into(&self, output: impl Into<OwnedFd>) -> Process {
+        self.start_with(evidence::output_file(&self.name), File::from(output.into()))
+    }
+
+    fn start_with(&self, output: NamedTempFile, file: File) -> Process {
         let mut command = Command::new(&self.path);
         command
             .args(&self.arguments)

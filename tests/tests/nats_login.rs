@@ -12,8 +12,9 @@ use tidings_tests::gateway::Gateway;
 use tidings_tests::installation::{Installation, Settings};
 use tidings_tests::kube_authority::{Identity, KubeAuthority};
 use tidings_tests::manifest::Manifest;
-use tidings_tests::nats::NatsSettings;
+use tidings_tests::nats::{Nats, NatsSettings};
 use tidings_tests::nats_jwt::NatsAuthority;
+use tidings_tests::operator::Operator;
 use tidings_tests::publisher::Publisher;
 use tidings_tests::tls::TlsFolder;
 use tidings_tests::wait::{PATIENCE, eventually};
@@ -329,4 +330,34 @@ async fn files_for_tls_mean_that_nothing_else_will_do() {
     })
     .await;
     assert!(!site.gateways[0].is_ready().await, "a server without TLS is not spoken to");
+}
+
+/// Neither the client library nor anything of ours tells what stood in an address, however much is logged.
+#[tokio::test]
+async fn a_password_in_the_address_is_in_no_log_at_any_level() {
+    const PASSWORD: &str = "correct-horse-battery";
+    let nats = NatsSettings {
+        more: format!("authorization {{ user: ann, password: {PASSWORD} }}\n"),
+        options: ConnectOptions::with_user_and_password("ann".to_owned(), PASSWORD.to_owned()),
+        ..NatsSettings::default()
+    };
+    let mut nats = Nats::start_with(nats).await;
+    let folder = tempfile::tempdir().expect("a directory");
+    let url = nats.url().replace("nats://", &format!("nats://ann:{PASSWORD}@"));
+    let loud = ["--log=trace".to_owned()];
+    let gateway = Gateway::start("gateway", &url, folder.path(), &loud);
+    let operator = Operator::start(&url, folder.path(), &folder.path().join("routes"), &loud);
+    gateway.ready().await;
+    // Both say what goes wrong as well.
+    nats.kill9(0);
+    eventually(PATIENCE, "NATS is missed", || async { !gateway.is_ready().await }).await;
+    for process in [gateway.process(), operator.process()] {
+        eventually(PATIENCE, "it has tried again", || async { process.output().contains("attempting connection") })
+            .await;
+        assert!(!process.output().contains(PASSWORD), "{}", process.output());
+    }
+    let broken = Gateway::start("broken", &format!("nats://ann:{PASSWORD}@not an address"), folder.path(), &loud);
+    broken.process().exited().await;
+    let told = broken.process().output();
+    assert!(told.contains("not an address") && !told.contains(PASSWORD), "{told}");
 }

@@ -1,9 +1,9 @@
 //! Readers that do not read: they cost a bounded amount of memory and nobody else's time, and lose nothing.
 
 use tidings_tests::h2_frames::{
-    ACK, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RawH2, SETTINGS, WINDOW_UPDATE, block, frame,
+    ACK, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, RawH2, SETTINGS, WINDOW_UPDATE, block, frame,
 };
-use tidings_tests::installation::Installation;
+use tidings_tests::installation::{Installation, Settings};
 use tidings_tests::line::Line;
 use tidings_tests::manifest::Manifest;
 use tidings_tests::on_every_side;
@@ -80,6 +80,7 @@ impl Reader {
                         let payload = if kind == PING { payload.as_slice() } else { &[] };
                         h2.send(&frame(kind, ACK, 0, payload)).await?;
                     }
+                    (RST_STREAM, ..) => return Ok(Vec::new()),
                     _ => {}
                 }
             },
@@ -90,7 +91,8 @@ impl Reader {
 async fn stopped_readers_cost_bounded_memory_and_get_everything_when_they_go_on(side: Side) {
     const READERS: usize = 50;
     const EVENTS: u64 = 1_500;
-    let site = Installation::on(side).await;
+    // They stand still for as long as this machine needs.
+    let site = Settings::on(side).gateway_arg("--write-timeout=10m").start().await;
     let channel = site.channel(Manifest::public("large").with("events/heartbeatSeconds", 1)).await;
     let mut quick = site.subscribe(0, &channel, &[]).await;
     let mut readers = Vec::new();
@@ -130,6 +132,35 @@ async fn stopped_readers_cost_bounded_memory_and_get_everything_when_they_go_on(
     .await;
 }
 
+async fn a_reader_that_takes_nothing_for_too_long_ends_with_its_reason(side: Side) {
+    const EVENTS: usize = 300;
+    let site = Settings::on(side).gateway_arg("--write-timeout=2s").start().await;
+    let channel = site.channel(Manifest::public("large").with("events/heartbeatSeconds", 1)).await;
+    let mut quick = site.subscribe(0, &channel, &[]).await;
+    let mut stopped = Vec::new();
+    for stop in [Stop::Socket, Stop::Window] {
+        stopped.push(Reader::stopped(&site, &channel, side, stop).await);
+    }
+    site.subscribers(0, 3).await;
+    let padding = "x".repeat(16 << 10);
+    // 4.8 MiB: more than the kernels hold for any of them.
+    let data: Vec<String> = (0..EVENTS).map(|n| format!("{n} {padding}")).collect();
+    site.publisher(&channel).await.fill_with("a", data.iter().cloned()).await;
+    site.subscribers(0, 1).await;
+    let metrics = site.gateways[0].metrics().await;
+    assert_eq!(metrics.sum_where("tidings_streams_closed_total", &["reason=\"slow\""]), 2.0);
+    // Who reads has everything, and stays.
+    assert!(quick.take(data.len()).await.iter().zip(&data).all(|(event, data)| event.data == *data));
+    let last = site.publisher(&channel).await.publish("a", "still here").await;
+    quick.reaches(last).await;
+    // What the stopped ones find when they read on ends.
+    for mut reader in stopped {
+        let ended = async { while reader.more().await.is_ok_and(|read| !read.is_empty()) {} };
+        within(PATIENCE, "the end of a stopped reader's stream", ended).await;
+    }
+}
+
 on_every_side! {
+    a_reader_that_takes_nothing_for_too_long_ends_with_its_reason,
     stopped_readers_cost_bounded_memory_and_get_everything_when_they_go_on,
 }

@@ -40,20 +40,61 @@ pub enum Sender {
     Foreign,
 }
 
+/// What stands in one place that a token may stand in.
+enum Place {
+    /// No token.
+    Nothing,
+    /// A token that is empty.
+    Empty,
+    /// Several, of which it is not known which one counts: none does.
+    Ambiguous,
+    /// A token.
+    Token(String),
+}
+
+// === impl Place ===
+
+impl Place {
+    fn of(token: impl Into<String>) -> Self {
+        let token = token.into();
+        if token.is_empty() { Self::Empty } else { Self::Token(token) }
+    }
+}
+
 /// Sent by browsers; pages cannot change it.
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Written by proxies that end TLS.
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 // === impl Credential ===
 
 impl Credential {
-    /// Finds the token of a request. One that was sent and is no text is an empty token, which is never good.
-    pub fn of(uri: &Uri, headers: &HeaderMap, cookie: &str) -> Option<Self> {
-        let found = bearer(headers)
-            .map(|token| (token, TokenSource::Header))
-            .or_else(|| from_cookie(headers, cookie).map(|token| (token, TokenSource::Cookie)))
-            .or_else(|| from_query(uri).map(|token| (token, TokenSource::Query)));
+    /// Finds the token of a request. One that was sent and is no text is an empty token, which is never good. An empty one hides no
+    /// other: a variable was empty where it was written.
+    pub fn of(uri: &Uri, headers: &HeaderMap, cookie: &str, tls: bool) -> Option<Self> {
+        let places = [
+            (bearer(headers), TokenSource::Header),
+            (from_cookie(headers, cookie), TokenSource::Cookie),
+            (from_query(uri), TokenSource::Query),
+        ];
+        let mut found: Option<(String, TokenSource)> = None;
+        for (place, source) in places {
+            match place {
+                Place::Nothing => {}
+                Place::Empty => found = found.or_else(|| Some((String::new(), source))),
+                Place::Ambiguous => {
+                    found = Some((String::new(), source));
+                    break;
+                }
+                Place::Token(token) => {
+                    found = Some((token, source));
+                    break;
+                }
+            }
+        }
         let (token, source) = found?;
-        let provenance = Provenance { source, sender: Sender::of(uri, headers) };
+        let provenance = Provenance { source, sender: Sender::of(uri, headers, tls) };
         Some(Self { token: Secret::new(token), provenance })
     }
 }
@@ -71,13 +112,13 @@ impl Provenance {
 // === impl Sender ===
 
 impl Sender {
-    fn of(uri: &Uri, headers: &HeaderMap) -> Self {
+    fn of(uri: &Uri, headers: &HeaderMap, tls: bool) -> Self {
         let site = headers.get(FETCH_SITE).map(|site| site.as_bytes());
         let origin = headers.get(ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned());
         match (site, origin) {
             (Some(b"same-origin"), _) => Self::Own,
-            // A browser that does not say: the origin is ours if it has our authority.
-            (None, Some(origin)) if is_authority(uri, headers, &origin) => Self::Own,
+            // A browser that does not say: the origin is ours if it has our scheme and authority.
+            (None, Some(origin)) if is_ours(uri, headers, &origin, tls) => Self::Own,
             (_, Some(origin)) => Self::Origin(origin),
             // Typed into the address bar, or no browser.
             (None | Some(b"none"), None) => Self::Own,
@@ -96,40 +137,63 @@ impl Sender {
     }
 }
 
-fn is_authority(uri: &Uri, headers: &HeaderMap, origin: &str) -> bool {
+/// Compared whole (RFC 6454, section 5): a page of `http://` is not one of an `https://` gateway. Where something in front of us ends
+/// TLS, it says so in `X-Forwarded-Proto`; where it does not, both may be ours.
+fn is_ours(uri: &Uri, headers: &HeaderMap, origin: &str, tls: bool) -> bool {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let ours = uri.authority().map(|authority| authority.as_str()).or(host);
-    let theirs = origin.split_once("://").map(|(_, authority)| authority);
-    ours.zip(theirs).is_some_and(|(ours, theirs)| ours.eq_ignore_ascii_case(theirs))
+    let Some((scheme, theirs)) = origin.split_once("://") else { return false };
+    let secure =
+        tls || headers.get(FORWARDED_PROTO).is_some_and(|scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"));
+    let is_scheme = scheme == "https" || (scheme == "http" && !secure);
+    is_scheme && ours.is_some_and(|ours| ours.eq_ignore_ascii_case(theirs))
 }
 
 /// RFC 6750, section 2.1. Another scheme is no token of ours, and leaves the other places open.
-fn bearer(headers: &HeaderMap) -> Option<String> {
+fn bearer(headers: &HeaderMap) -> Place {
     let mut values = headers.get_all(AUTHORIZATION).iter();
-    let value = values.next()?;
+    let Some(value) = values.next() else { return Place::Nothing };
     let text = String::from_utf8_lossy(value.as_bytes());
     let (scheme, token) = text.split_once(' ').unwrap_or((&text, ""));
     if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
+        return Place::Nothing;
     }
-    // Of two, nobody knows which one counts: neither does.
-    Some(if values.next().is_some() { String::new() } else { token.trim().to_owned() })
+    if values.next().is_some() { Place::Ambiguous } else { Place::of(token.trim()) }
 }
 
-/// Of several cookies with this name the first counts; browsers send the one with the longest path first.
-fn from_cookie(headers: &HeaderMap, cookie: &str) -> Option<String> {
-    let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
-    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let (_, value) = pairs.find(|(name, _)| *name == cookie)?;
-    Some(value.trim_matches('"').to_owned())
+/// Of several cookies with this name the first counts that is not empty; browsers send the one with the longest path first. Cookies
+/// are bytes (RFC 6265, section 5.4): what others write into theirs is nothing to ours.
+fn from_cookie(headers: &HeaderMap, cookie: &str) -> Place {
+    let lines = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    let pairs = lines.filter_map(|pair| {
+        let at = pair.iter().position(|byte| *byte == b'=')?;
+        let (name, value) = pair.split_at(at);
+        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        let bare = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+        (name.trim_ascii() == cookie.as_bytes()).then(|| String::from_utf8_lossy(bare).into_owned())
+    });
+    pairs
+        .map(Place::of)
+        .reduce(|first, next| if matches!(first, Place::Empty) { next } else { first })
+        .unwrap_or(Place::Nothing)
 }
 
 /// RFC 6750, section 2.3.
-fn from_query(uri: &Uri) -> Option<String> {
-    let query = uri.query().filter(|query| query.contains("access_token"))?;
-    let mut pairs = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "access_token");
-    let (_, token) = pairs.next()?;
-    Some(if pairs.next().is_some() { String::new() } else { token.into_owned() })
+fn from_query(uri: &Uri) -> Place {
+    let query = uri.query().filter(|query| query.contains("access_token")).unwrap_or_default();
+    let mut tokens = form_urlencoded::parse(query.as_bytes())
+        .filter(|(name, _)| name == "access_token")
+        .map(|(_, token)| token.into_owned())
+        .peekable();
+    if tokens.peek().is_none() {
+        return Place::Nothing;
+    }
+    let mut tokens = tokens.filter(|token| !token.is_empty());
+    match (tokens.next(), tokens.next()) {
+        (None, _) => Place::Empty,
+        (Some(token), None) => Place::Token(token),
+        (Some(_), Some(_)) => Place::Ambiguous,
+    }
 }
 
 #[cfg(test)]
@@ -144,7 +208,7 @@ mod tests {
     }
 
     fn found(path: &str, pairs: &[(&'static str, &str)]) -> Option<(String, TokenSource)> {
-        let credential = Credential::of(&path.parse().unwrap(), &headers(pairs), "t")?;
+        let credential = Credential::of(&path.parse().unwrap(), &headers(pairs), "t", false)?;
         Some((credential.token.reveal().to_owned(), credential.provenance.source))
     }
 
@@ -158,7 +222,14 @@ mod tests {
             ("/?access_token=q", &[], some("q", TokenSource::Query)),
             ("/?topic=a", &[], None),
             ("/?access_token=q", &[("authorization", "Basic eA==")], some("q", TokenSource::Query)),
-            ("/?access_token=q", &[("authorization", "bearer")], some("", TokenSource::Header)),
+            ("/?access_token=q", &[("authorization", "bearer")], some("q", TokenSource::Query)),
+            ("/", &[("authorization", "bearer")], some("", TokenSource::Header)),
+            ("/", &[("authorization", "Bearer "), cookie], some("c", TokenSource::Cookie)),
+            ("/", &[("cookie", "t=; t=d")], some("d", TokenSource::Cookie)),
+            ("/", &[("cookie", "t=\"\"; t=d; t=e")], some("d", TokenSource::Cookie)),
+            ("/?access_token=&access_token=r", &[], some("r", TokenSource::Query)),
+            ("/", &[("cookie", "name=J\u{f6}rg; t=c")], some("c", TokenSource::Cookie)),
+            ("/", &[("cookie", "novalue; t=a=b")], some("a=b", TokenSource::Cookie)),
             ("/", &[header, ("authorization", "Bearer other")], some("", TokenSource::Header)),
             ("/?access_token=q&access_token=r", &[], some("", TokenSource::Query)),
             ("/", &[("authorization", "BEARER  h ")], some("h", TokenSource::Header)),
@@ -177,13 +248,14 @@ mod tests {
     #[test]
     fn a_cookie_counts_from_our_own_pages_and_from_origins_that_the_channel_names_with_credentials() {
         let suits = |origins: &str, credentials, pairs: &[(&'static str, &str)]| {
+            let tls = pairs.contains(&("x-tls", "on"));
             let mut all = vec![("cookie", "t=c"), ("host", "push.example")];
             all.extend_from_slice(pairs);
             let mut route = route();
             route.cors.origins = origins.split(' ').map(str::to_owned).collect();
             route.cors.allow_credentials = credentials;
             route.access.token_sources = vec![TokenSource::Header, TokenSource::Cookie];
-            Credential::of(&Uri::from_static("/"), &headers(&all), "t").unwrap().provenance.suits(&route)
+            Credential::of(&Uri::from_static("/"), &headers(&all), "t", tls).unwrap().provenance.suits(&route)
         };
         let shop = ("origin", "https://shop.example");
         for (origins, credentials, pairs, expected) in [
@@ -196,6 +268,12 @@ mod tests {
             ("*", true, &[("origin", "*")], false),
             ("", false, &[("origin", "https://push.example")], true),
             ("", false, &[("origin", "https://PUSH.example")], true),
+            ("", false, &[("origin", "http://push.example")], true),
+            ("", false, &[("origin", "http://push.example"), ("x-forwarded-proto", "https")], false),
+            ("", false, &[("origin", "http://push.example"), ("x-tls", "on")], false),
+            ("", false, &[("origin", "https://push.example"), ("x-tls", "on")], true),
+            ("", false, &[("origin", "ftp://push.example")], false),
+            ("", false, &[("origin", "https://push.example:8443")], false),
             ("", false, &[("origin", "https://push.example.evil")], false),
             ("", false, &[("origin", "null")], false),
             ("", false, &[("origin", "https://push.example"), ("sec-fetch-site", "cross-site")], false),
@@ -213,7 +291,8 @@ mod tests {
     fn a_token_counts_where_the_channel_takes_it_from() {
         let mut route = route();
         route.access.token_sources = vec![TokenSource::Header];
-        let of = |path: &'static str, pairs| Credential::of(&Uri::from_static(path), &headers(pairs), "t").unwrap();
+        let of =
+            |path: &'static str, pairs| Credential::of(&Uri::from_static(path), &headers(pairs), "t", false).unwrap();
         assert!(of("/", &[("authorization", "Bearer x")]).provenance.suits(&route));
         assert!(!of("/", &[("cookie", "t=x")]).provenance.suits(&route));
         assert!(!of("/?access_token=x", &[]).provenance.suits(&route));
@@ -227,7 +306,7 @@ mod tests {
             let uri: Uri = format!("/?{query}&access_token={query}").parse().unwrap_or_default();
             for name in [AUTHORIZATION, COOKIE, ORIGIN, FETCH_SITE, HOST] {
                 let headers: HeaderMap = HeaderValue::from_bytes(&value).map(|v| (name, v)).into_iter().collect();
-                let _ = Credential::of(&uri, &headers, "t");
+                let _ = Credential::of(&uri, &headers, "t", false);
             }
         }
     }

@@ -94,6 +94,11 @@ impl Stream {
         self.end.is_some_and(|reason| !reason.invites_back())
     }
 
+    /// It ends without last words: there is no way to tell them.
+    pub fn cut(&mut self, reason: EndReason) {
+        self.end.get_or_insert(reason);
+    }
+
     /// What to do now. `fanout` is the channel's; heartbeats are due when the silence would reach its limit at `quiet_at`.
     pub fn turn(&mut self, fanout: &Fanout, now: Instant, quiet_at: Instant) -> Turn {
         if self.end.is_some() {

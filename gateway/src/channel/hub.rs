@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use tidings_crds::position::{Epoch, Position};
+use tidings_crds::position::Position;
 use tidings_crds::route::{Route, RouteSource};
 use tidings_crds::topic::{TopicError, TopicSet};
 use tokio_util::sync::CancellationToken;
@@ -23,14 +23,16 @@ use crate::channel::live::{LiveChannel, Parts, Share};
 use crate::channel::relay;
 use crate::channel::resume::{Seated, seat};
 use crate::channel::snapshot::Snapshots;
+use crate::channel::stream_epochs::StreamEpochs;
 use crate::limits::usage::Place;
 use crate::log::chunked::Frame;
 use crate::log::end_reason::EndReason;
 use crate::log::event_log::LogLimits;
 use crate::log::publication::{EventType, EventTypeError};
 use crate::metrics::registry::Metrics;
-use crate::nats::connections::{Broker, Outgoing, SendError};
+use crate::nats::connections::Broker;
 use crate::nats::decode::Wire;
+use crate::nats::publisher::{Outgoing, SendError};
 use crate::nats::stream_reader::{ReadError, Reader, TooMuch};
 
 pub use crate::channel::resume::{FromWhere, StartAt};
@@ -64,7 +66,7 @@ struct Inner {
     backfill: Arc<Backfill>,
     snapshots: Snapshots,
     farewell: Arc<Farewell>,
-    epochs: Mutex<HashMap<String, (Instant, Epoch)>>,
+    epochs: StreamEpochs,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -107,8 +109,8 @@ pub struct NewPublication {
     pub event: Option<String>,
     /// How long it lives; Durable channels only.
     pub ttl: Option<Duration>,
-    /// What makes it the same publication when sent again.
-    pub idempotency_key: Option<String>,
+    /// What makes it the same publication when sent again: `Nats-Msg-Id`.
+    pub message_id: Option<String>,
     /// The body.
     pub data: Bytes,
 }
@@ -116,7 +118,7 @@ pub struct NewPublication {
 /// A publication that was taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// Its position, `<epoch>-<sequence>`; none on an Ephemeral channel.
+    /// Its position, `<epoch>-<sequence>`; none on an Ephemeral channel, and where the epoch is not certain.
     pub id: Option<String>,
     /// Whether its idempotency key was known.
     pub duplicate: bool,
@@ -155,7 +157,7 @@ impl Hub {
             backfill,
             snapshots: Snapshots::default(),
             farewell: Arc::default(),
-            epochs: Mutex::default(),
+            epochs: StreamEpochs::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
@@ -194,22 +196,26 @@ impl Hub {
 
     /// Publishes, and waits until the stream has taken it.
     pub async fn publish(&self, route: &Arc<Route>, publication: NewPublication) -> Result<Published, PublishError> {
-        let NewPublication { topic, event, ttl, idempotency_key, data } = publication;
+        let NewPublication { topic, event, ttl, message_id, data } = publication;
         let subject = route.topics.subject(&topic)?;
         let event = event.map(|event| EventType::new(&event)).transpose()?.map(|event| event.as_str().to_owned());
-        let outgoing = Outgoing { subject, event, ttl, idempotency_key, data };
+        let outgoing = Outgoing { subject, event, ttl, message_id, data };
+        let publisher = self.inner.broker.publisher();
         match &route.source {
             RouteSource::Durable { stream, .. } => {
-                let stored = self.inner.broker.store(stream, outgoing).await?;
-                let epoch = self.epoch(route, stream).await;
+                let reader = self.reader(route, stream);
+                let info = || async { reader.info().await.ok() };
+                let before = self.inner.epochs.before(stream, info()).await;
+                let stored = publisher.store(stream, outgoing).await?;
+                let epoch = before.acknowledged(stored.sequence, info()).await;
                 let id = epoch.map(|epoch| Position { epoch, sequence: stored.sequence, stamp: None }.to_string());
                 Ok(Published { id, duplicate: stored.duplicate })
             }
-            RouteSource::Ephemeral if outgoing.ttl.is_some() || outgoing.idempotency_key.is_some() => {
+            RouteSource::Ephemeral if outgoing.ttl.is_some() || outgoing.message_id.is_some() => {
                 Err(PublishError::NotStored)
             }
             RouteSource::Ephemeral => {
-                self.inner.broker.send(outgoing).await?;
+                publisher.send(outgoing).await?;
                 Ok(Published { id: None, duplicate: false })
             }
         }
@@ -358,20 +364,11 @@ impl Hub {
         })
     }
 
-    /// The epoch of a stream, for the id of a publication.
-    async fn epoch(&self, route: &Arc<Route>, stream: &str) -> Option<Epoch> {
-        const FOR: Duration = Duration::from_secs(5);
-        let now = Instant::now();
-        let known = self.inner.epochs.lock().get(stream).copied();
-        if let Some((_, epoch)) = known.filter(|(at, _)| now.duration_since(*at) < FOR) {
-            return Some(epoch);
-        }
-        let reader = self.channel(route).reader?;
-        let epoch = reader.info().await.ok()?.epoch;
-        let mut epochs = self.inner.epochs.lock();
-        epochs.retain(|_, (at, _)| now.duration_since(*at) < FOR);
-        epochs.insert(stream.to_owned(), (now, epoch));
-        Some(epoch)
+    /// Reads the stream of a channel that need not be open.
+    fn reader(&self, route: &Route, stream: &str) -> Reader {
+        let inner = &self.inner;
+        let wire = Arc::new(Wire::new(stream, route.topics.clone()));
+        Reader::new(inner.broker.ask(), wire, inner.metrics.clone(), inner.metrics.channel(&route.key()))
     }
 
     /// Closes channels that nobody has listened to for a while.
@@ -436,7 +433,8 @@ mod tests {
     async fn what_the_gateway_cannot_do_without_is_among_the_core_tasks() {
         let hub = hub();
         let keeper = "the keeper of a NATS connection";
-        let expected = [keeper, keeper, keeper, "the watch over the NATS connections", "the sweep of idle channels"];
+        let expected =
+            [keeper, keeper, keeper, keeper, "the watch over the NATS connections", "the sweep of idle channels"];
         assert_eq!(hub.inner.broker.tasks().running(), expected);
         hub.close().await;
         assert_eq!(hub.inner.broker.tasks().running(), Vec::<&str>::new());

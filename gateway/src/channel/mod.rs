@@ -12,4 +12,5 @@ pub mod live;
 pub mod relay;
 pub mod resume;
 pub mod snapshot;
+pub mod stream_epochs;
 pub mod subscriber;

@@ -66,9 +66,13 @@ pub struct Arguments {
     /// Over which time the open streams then end, evenly
     #[arg(long, env = "TIDINGS_DRAIN_WINDOW", value_name = "TIME", default_value = "20s", value_parser = units::duration)]
     drain_window: Duration,
-    /// Open connections at most [default: what the open-file limit allows, less a reserve]
+    /// Open connections at most [default: what the open-file limit and the memory limit allow, less a reserve]
     #[arg(long, env = "TIDINGS_MAX_CONNECTIONS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: Option<u32>,
+    /// Open connections of one address (IPv6: one /64) at most, trusted proxies excepted; 0 is no limit
+    /// [default: half of all; connections from this machine are not counted then]
+    #[arg(long, env = "TIDINGS_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N")]
+    max_connections_per_address: Option<u32>,
     /// Open streams at most, over all channels [default: no limit but that of the connections]
     #[arg(long, env = "TIDINGS_MAX_SUBSCRIBERS", value_name = "N")]
     max_subscribers: Option<u64>,
@@ -82,6 +86,9 @@ pub struct Arguments {
     /// How long a client may not answer on the level of TCP before it counts as gone
     #[arg(long, env = "TIDINGS_PEER_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = peer_timeout)]
     peer_timeout: Duration,
+    /// How long a subscriber may take nothing of what waits for it
+    #[arg(long, env = "TIDINGS_WRITE_TIMEOUT", value_name = "TIME", default_value = "45s", value_parser = units::duration)]
+    write_timeout: Duration,
     /// How long the body of a POST may take
     #[arg(long, env = "TIDINGS_BODY_TIMEOUT", value_name = "TIME", default_value = "15s", value_parser = units::duration)]
     body_timeout: Duration,
@@ -182,12 +189,16 @@ pub enum Source {
 pub struct ConnectionLimits {
     /// Open connections; absent means what the open-file limit allows.
     pub connections: Option<u32>,
+    /// Open connections of one address; 0 is no limit, absent half of all.
+    pub per_address: Option<u32>,
     /// For the first request head, and the TLS handshake before it.
     pub header_timeout: Duration,
     /// Between two requests.
     pub idle_timeout: Duration,
     /// For a peer that answers nothing, on the level of TCP.
     pub peer_timeout: Duration,
+    /// For a subscriber that takes nothing of what waits for it.
+    pub write_timeout: Duration,
     /// The largest request head.
     pub header_bytes: u32,
 }
@@ -314,9 +325,11 @@ impl From<Arguments> for Config {
             drain: DrainTimes { delay: arguments.drain_delay, window: arguments.drain_window },
             connections: ConnectionLimits {
                 connections: arguments.max_connections,
+                per_address: arguments.max_connections_per_address,
                 header_timeout: arguments.header_timeout,
                 idle_timeout: arguments.idle_timeout,
                 peer_timeout: arguments.peer_timeout,
+                write_timeout: arguments.write_timeout,
                 header_bytes: arguments.max_header_bytes,
             },
             requests: RequestLimits {

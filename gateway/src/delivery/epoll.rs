@@ -98,6 +98,10 @@ impl Outside for Kernel {
         socket.write(bytes)
     }
 
+    fn backlog(&self, socket: &Socket) -> u32 {
+        socket.backlog()
+    }
+
     fn enter(&mut self, socket: &Socket, ticket: Ticket) -> io::Result<()> {
         let (data, flags) = (EventData::new_u64(ticket.key()), calm(socket) | EventFlags::RDHUP | EventFlags::ET);
         Ok(epoll::add(self.epoll.get_ref(), socket.as_fd(), data, flags)?)

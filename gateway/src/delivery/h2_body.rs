@@ -20,6 +20,8 @@ use crate::channel::event_stream::{Stream, Turn, age};
 use crate::channel::relay::now as wall;
 use crate::log::chunk::Chunk;
 use crate::log::chunked::Frame;
+use crate::log::end_reason::EndReason;
+use crate::server::stream_progress;
 
 /// The body of one event stream.
 pub struct EventStream {
@@ -113,6 +115,14 @@ impl Body for EventStream {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        if stream_progress::is_slow() {
+            self.stream.cut(EndReason::Slow);
+        }
     }
 }
 

@@ -22,6 +22,8 @@ pub trait Outside {
 
     /// Writes what the socket takes now, and before that whatever it has kept to itself.
     fn write(&mut self, socket: &mut Self::Socket, bytes: &[u8]) -> io::Result<Wrote>;
+    /// Bytes that the peer has not acknowledged: fewer than before means that it takes some.
+    fn backlog(&self, socket: &Self::Socket) -> u32;
     /// From now on tells of hang-ups, and of whatever else concerns the socket.
     fn enter(&mut self, socket: &Self::Socket, ticket: Ticket) -> io::Result<()>;
     /// Goes on telling of that, and if `writable` of room to write in.

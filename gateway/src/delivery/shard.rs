@@ -18,6 +18,7 @@ use crate::delivery::feed_members::{Line, Rolls};
 use crate::delivery::io::{Arrival, Heard, Now, Outside, RollId, Ticket, Wrote};
 use crate::log::chunk::Chunk;
 use crate::log::chunked::{Frame, LAST_CHUNK};
+use crate::log::end_reason::EndReason;
 
 /// The subscribers of one core.
 pub struct Shard<O: Outside> {
@@ -34,6 +35,10 @@ pub struct Shard<O: Outside> {
     closing: VecDeque<(Instant, Ticket)>,
     /// Where the walk through all places goes on.
     walk: usize,
+    /// How long a socket may take nothing.
+    write_timeout: Duration,
+    /// When its clock began to run.
+    began: Option<Instant>,
     /// Bytes written in this slice.
     written: usize,
     turns: Vec<(u32, Turn)>,
@@ -51,7 +56,17 @@ struct Guest<O: Outside> {
     open: Option<Open<O>>,
     /// What the socket has not taken yet.
     unsent: Bytes,
+    stall: Stall,
     _hold: O::Hold,
+}
+
+/// Since when a socket that has no room has taken nothing, as far as was seen.
+#[derive(Clone, Copy, Default)]
+struct Stall {
+    /// Tenths of a second on the shard's clock; 0 while it takes what it is given.
+    since: u32,
+    /// What the peer had not acknowledged then.
+    backlog: u32,
 }
 
 struct Open<O: Outside> {
@@ -79,6 +94,10 @@ pub const LOOKS: u32 = 5;
 /// our close into a reset, and a reset destroys what it has not read yet.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
+/// How long a socket may take nothing where nothing else is set. Less than the kernel's own patience with a peer that opens no
+/// window (`--peer-timeout`), so that the reason is known.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(45);
+
 // === impl Shard ===
 
 impl<O: Outside> Shard<O> {
@@ -94,10 +113,17 @@ impl<O: Outside> Shard<O> {
             due: VecDeque::new(),
             closing: VecDeque::new(),
             walk: 0,
+            write_timeout: WRITE_TIMEOUT,
+            began: None,
             written: 0,
             turns: Vec::new(),
             group: Vec::new(),
         }
+    }
+
+    /// The same, but readers that take nothing for this long end.
+    pub fn with_write_timeout(self, write_timeout: Duration) -> Self {
+        Self { write_timeout, ..self }
     }
 
     /// The world.
@@ -129,7 +155,8 @@ impl<O: Outside> Shard<O> {
         let generation = self.generation;
         let watched = self.outside.enter(&socket, Ticket { place, generation });
         let open = Some(Open { stream, reading: None, line });
-        let guest = Guest { generation, full: false, chunked, socket, open, unsent: Bytes::new(), _hold: hold };
+        let (unsent, stall) = (Bytes::new(), Stall::default());
+        let guest = Guest { generation, full: false, chunked, socket, open, unsent, stall, _hold: hold };
         if let Some(slot) = self.places.get_mut(place as usize) {
             *slot = Some(guest);
         }
@@ -187,7 +214,7 @@ impl<O: Outside> Shard<O> {
     /// A socket takes bytes again.
     pub fn writable(&mut self, ticket: Ticket) {
         let Some(guest) = at(&mut self.places, ticket).filter(|guest| guest.full) else { return };
-        guest.full = false;
+        (guest.full, guest.stall) = (false, Stall::default());
         let unsent = std::mem::take(&mut guest.unsent);
         if guest.open.is_some() || !unsent.is_empty() {
             self.write(ticket.place, unsent);
@@ -214,6 +241,9 @@ impl<O: Outside> Shard<O> {
             if guest.and_then(|guest| guest.open.as_ref()).is_some_and(|open| open.stream.due() <= soon) {
                 self.due.push_back(self.walk as u32);
             }
+            if self.is_stalled(self.walk, now.at) {
+                self.end_slow(self.walk as u32);
+            }
             self.walk += 1;
         }
         while self.closing.front().is_some_and(|(until, _)| *until <= now.at) {
@@ -221,6 +251,34 @@ impl<O: Outside> Shard<O> {
                 self.hung_up(ticket);
             }
         }
+    }
+
+    /// Whether the socket at this place has no room, and its peer has taken nothing for too long. One that takes a little is slow, but
+    /// reads.
+    fn is_stalled(&mut self, place: usize, now: Instant) -> bool {
+        let tenths = |time: Duration| u32::try_from(time.as_millis() / 100).unwrap_or(u32::MAX);
+        let clock = tenths(now.saturating_duration_since(*self.began.get_or_insert(now))).saturating_add(1);
+        let Some(Some(guest)) = self.places.get_mut(place) else { return false };
+        if !guest.full || guest.open.is_none() {
+            return false;
+        }
+        let since = guest.stall.since;
+        if since != 0 && clock.saturating_sub(since) < tenths(self.write_timeout) {
+            return false;
+        }
+        let before =
+            std::mem::replace(&mut guest.stall, Stall { since: clock, backlog: self.outside.backlog(&guest.socket) });
+        since != 0 && guest.stall.backlog >= before.backlog
+    }
+
+    /// Without last words: there is no room for any.
+    fn end_slow(&mut self, place: u32) {
+        if let Some(Some(guest)) = self.places.get_mut(place as usize)
+            && let Some(open) = &mut guest.open
+        {
+            open.stream.cut(EndReason::Slow);
+        }
+        self.remove(place);
     }
 
     /// Visits a slice of those who are due. Says whether there are more.

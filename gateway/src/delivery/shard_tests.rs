@@ -18,7 +18,7 @@ use crate::channel::event_stream::Stream;
 use crate::channel::live::{Behind, LiveChannel, Parts, Share};
 use crate::channel::subscriber::{Beginning, Subscriber};
 use crate::delivery::io::{Arrival, Heard, Now, Outside, RollId, Ticket, Wrote};
-use crate::delivery::shard::{LINGER, LOOK, LOOKS, SLICE, Shard};
+use crate::delivery::shard::{LINGER, LOOK, LOOKS, SLICE, Shard, WRITE_TIMEOUT};
 use crate::log::chunk::Chunk;
 use crate::log::end_reason::EndReason;
 use crate::log::event_log::{Entry, Kind, LogLimits, Mark};
@@ -42,6 +42,8 @@ struct Client {
     /// What its socket still takes.
     room: usize,
     broken: bool,
+    /// What it has not acknowledged.
+    backlog: u32,
     wants_room: bool,
     shut: bool,
     unread: bool,
@@ -112,6 +114,10 @@ impl Outside for Fake {
             taken => taken?,
         };
         Ok(Wrote { taken, full: taken < bytes.len() })
+    }
+
+    fn backlog(&self, end: &End) -> u32 {
+        self.clients[end.client].backlog
     }
 
     fn enter(&mut self, end: &End, ticket: Ticket) -> io::Result<()> {
@@ -229,6 +235,7 @@ impl World {
             received: Vec::new(),
             room: usize::MAX,
             broken: false,
+            backlog: 0,
             wants_room: false,
             shut: false,
             unread: false,
@@ -421,6 +428,51 @@ fn a_socket_that_takes_a_part_gets_the_rest_before_anything_else() {
         world.settle();
     }
     assert_eq!((world.received(client), world.client(client).wants_room), ("head|<1><2>".into(), false));
+}
+
+#[test]
+fn a_reader_that_takes_nothing_for_too_long_ends_as_slow_and_one_that_takes_a_little_does_not() {
+    let mut world = World::new();
+    let slow = |world: &World| {
+        let text = world.metrics.text().unwrap();
+        let line =
+            text.lines().find(|line| line.starts_with("tidings_streams_closed_total{") && line.contains("\"slow\""));
+        line.unwrap().rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let (stopped, trickling, quick) = (world.arrive(), world.arrive(), world.arrive());
+    world.settle();
+    for client in [stopped, trickling] {
+        let client = world.client(client);
+        (client.room, client.backlog) = (0, 100_000);
+    }
+    world.publish();
+    world.settle();
+    world.pass(WRITE_TIMEOUT - LOOK * 2);
+    assert_eq!((world.shard.guests(), slow(&world)), (3, 0));
+    world.client(trickling).backlog -= 1;
+    world.pass(LOOK * 4);
+    assert_eq!((world.shard.guests(), slow(&world)), (2, 1));
+    for _ in 0..4 {
+        world.pass(WRITE_TIMEOUT / 2);
+        world.client(trickling).backlog -= 1;
+    }
+    assert_eq!(world.shard.guests(), 2, "it reads, if slowly");
+    // Once it has room, all counts anew.
+    world.give_room(trickling, usize::MAX);
+    world.settle();
+    assert!(world.received(trickling).starts_with("head|<1>"), "{}", world.received(trickling));
+    world.pass(WRITE_TIMEOUT * 2);
+    assert_eq!((world.shard.guests(), slow(&world)), (2, 1), "nothing waits for them");
+    world.client(trickling).room = 0;
+    world.publish();
+    world.settle();
+    world.pass(WRITE_TIMEOUT + LOOK * 4);
+    assert_eq!((world.shard.guests(), slow(&world)), (1, 2));
+    assert!(
+        world.received(quick).contains("<1>") && world.received(quick).contains("<2>"),
+        "{}",
+        world.received(quick)
+    );
 }
 
 #[test]

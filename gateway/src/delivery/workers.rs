@@ -23,14 +23,14 @@ pub struct Shards(Arc<[Arc<Inbox>]>);
 // === impl Shards ===
 
 impl Shards {
-    /// Starts the shards as tasks that never end by themselves.
-    pub fn start(tasks: &mut JoinSet<&'static str>) -> io::Result<Self> {
+    /// Starts the shards as tasks that never end by themselves. Readers that take nothing for as long as `write_timeout` end.
+    pub fn start(tasks: &mut JoinSet<&'static str>, write_timeout: Duration) -> io::Result<Self> {
         let workers = tokio::runtime::Handle::current().metrics().num_workers();
         let inboxes: Arc<[Arc<Inbox>]> = (0..workers.max(1)).map(|_| Arc::default()).collect();
         for inbox in inboxes.iter() {
             let kernel = Kernel::new(inbox.clone())?;
             tasks.spawn(async move {
-                drive(Shard::new(kernel)).await;
+                drive(Shard::new(kernel).with_write_timeout(write_timeout)).await;
                 "a shard"
             });
         }

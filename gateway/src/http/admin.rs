@@ -6,14 +6,17 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
+use axum::middleware::map_response;
 use axum::routing::get;
-use http::StatusCode;
+use http::header::VARY;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use tracing::error;
 
 use crate::channel::hub::Hub;
 use crate::http::problem::Problem;
 use crate::http::response::{self, Reply};
-use crate::metrics::registry::{CONTENT_TYPE, Metrics};
+use crate::metrics::exposition::Exposition;
+use crate::metrics::registry::Metrics;
 use crate::routes::Routes;
 use crate::runtime::drain::{Drain, Phase};
 
@@ -42,6 +45,10 @@ impl Admin {
             .route("/metrics", get(metrics))
             .method_not_allowed_fallback(async || Reply::from(Problem::method_not_allowed("GET, HEAD")))
             .fallback(async || Reply::from(Problem::not_found("this port has /livez, /readyz and /metrics")))
+            .layer(map_response(async |mut reply: Reply| {
+                response::common_headers(reply.headers_mut());
+                reply
+            }))
             .with_state(Arc::new(self))
     }
 }
@@ -50,9 +57,14 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Reply {
     readiness(admin.hub.is_connected(), admin.routes.is_loaded(), admin.drain.phase())
 }
 
-async fn metrics(State(admin): State<Arc<Admin>>) -> Reply {
+async fn metrics(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Reply {
+    let format = Exposition::asked(&headers);
     match admin.metrics.text() {
-        Ok(text) => response::document(CONTENT_TYPE, text),
+        Ok(text) => {
+            let mut reply = response::document(format.content_type(), format.of(text));
+            reply.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+            reply
+        }
         Err(error) => {
             error!(%error, "Failed to write the metrics.");
             failed(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written; see the log\n")

@@ -102,7 +102,7 @@ impl App {
         }
         let (namespace, name) = call.key.split_once('/').unwrap_or_default();
         let settings = self.authority.rules().settings();
-        let credential = Credential::of(call.uri, call.headers, &settings.cookie);
+        let credential = Credential::of(call.uri, call.headers, &settings.cookie, self.tls);
         self.authority.identify(credential, Errand { action, namespace, name, client: call.client }).await.map(Some)
     }
 

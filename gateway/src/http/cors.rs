@@ -10,10 +10,10 @@ use std::collections::HashMap;
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD,
-    ALLOW, CACHE_CONTROL, HeaderMap, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+    ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CACHE_CONTROL, HeaderMap, ORIGIN, VARY,
 };
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use tidings_crds::origin::allows;
 use tidings_crds::route::RouteCors;
 
@@ -22,7 +22,10 @@ use crate::http::response::{self, Reply};
 /// The methods of a channel's address.
 pub const METHODS: &str = "GET, HEAD, POST, OPTIONS";
 
-const ALLOWED_HEADERS: &str = "Last-Event-ID, Authorization, Cache-Control, Content-Type, Idempotency-Key";
+const ALLOWED_HEADERS: &str = "Last-Event-ID, Authorization, Cache-Control, Content-Type, Idempotency-Key, Tidings-Topic, \
+                               Tidings-Event, Tidings-TTL";
+/// Tracing SDKs and frameworks add headers of their own to every request, which mean nothing to us. No page asks for as many.
+const MAX_ECHOED_BYTES: usize = 1 << 10;
 const EXPOSED_HEADERS: &str = "Retry-After, WWW-Authenticate";
 /// Ten minutes: a changed channel is noticed soon, and a reconnect rarely needs a preflight.
 const MAX_AGE_SECONDS: &str = "600";
@@ -112,10 +115,31 @@ pub fn options(readers: Readers<'_>, request: &HeaderMap) -> Reply {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if readers.allowed(request).is_some() && request.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
-        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(ALLOWED_HEADERS));
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed_headers(request));
+        headers.append(VARY, HeaderValue::from_static("Access-Control-Request-Headers"));
         headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE_SECONDS));
     }
     response
+}
+
+/// Our own, and those that the page asks for, as far as they are names of headers (RFC 9110, section 5.1).
+fn allowed_headers(request: &HeaderMap) -> HeaderValue {
+    let own: Vec<&str> = ALLOWED_HEADERS.split(", ").collect();
+    let mut allowed = ALLOWED_HEADERS.to_owned();
+    let asked = request.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter();
+    let names = asked.flat_map(|list| list.as_bytes().split(|byte| *byte == b',')).map(|name| name.trim_ascii());
+    let mut echoed = 0;
+    for name in names.filter_map(|name| HeaderName::from_bytes(name).ok()).filter(|name| name != "*") {
+        echoed += name.as_str().len() + 2;
+        if echoed > MAX_ECHOED_BYTES {
+            break;
+        }
+        if !own.iter().any(|own| own.eq_ignore_ascii_case(name.as_str())) {
+            allowed.push_str(", ");
+            allowed.push_str(name.as_str());
+        }
+    }
+    HeaderValue::try_from(allowed).unwrap_or(HeaderValue::from_static(ALLOWED_HEADERS))
 }
 
 /// Adds to any answer what lets the asking origin read it.
@@ -218,6 +242,24 @@ mod tests {
             assert_eq!(refused.status(), StatusCode::NO_CONTENT);
             assert!(!refused.headers().contains_key(ACCESS_CONTROL_ALLOW_METHODS));
         }
+    }
+
+    #[test]
+    fn a_preflight_allows_the_headers_that_are_asked_for() {
+        let shop = cors(&["https://shop.example"], false);
+        let allowed = |asked: &str| {
+            let mut request = from("https://shop.example");
+            request.insert(ACCESS_CONTROL_REQUEST_METHOD, HeaderValue::from_static("GET"));
+            request.insert(ACCESS_CONTROL_REQUEST_HEADERS, HeaderValue::from_bytes(asked.as_bytes()).unwrap());
+            let reply = options(Readers::Channel(&shop), &request);
+            let allowed = reply.headers()[ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap();
+            allowed.strip_prefix(ALLOWED_HEADERS).unwrap().to_owned()
+        };
+        assert_eq!(allowed("sentry-trace,baggage, traceparent"), ", sentry-trace, baggage, traceparent");
+        assert_eq!(allowed("authorization, TIDINGS-TTL,last-event-id"), "", "ours already");
+        assert_eq!(allowed("a b,x:y,(,\u{e9},,ok, *"), ", ok", "only names, and not all of them at once");
+        let many: String = (0..1_000).map(|n| format!("x-{n},")).collect();
+        assert!(allowed(&many).len() <= MAX_ECHOED_BYTES);
     }
 
     #[test]

@@ -6,6 +6,8 @@ pub mod admin;
 pub mod authorize;
 pub mod cors;
 pub mod demo;
+pub mod host;
+pub mod lingering;
 pub mod problem;
 pub mod publish;
 pub mod query;

@@ -25,6 +25,8 @@ closed_set! {
         BodyTimeout = "body-timeout",
         /// The body is larger than the channel takes.
         TooLarge = "too-large",
+        /// The body is encoded.
+        UnsupportedEncoding = "unsupported-encoding",
         /// The address is too long.
         UriTooLong = "uri-too-long",
         /// A limit per second is reached.
@@ -33,6 +35,8 @@ closed_set! {
         Refused = "refused",
         /// Not now: come back later.
         Unavailable = "unavailable",
+        /// NATS has no room for the publication.
+        StorageFull = "storage-full",
         /// NATS did not acknowledge in time.
         NoAcknowledgement = "no-acknowledgement",
     }
@@ -67,10 +71,12 @@ impl ProblemKind {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::Refused => StatusCode::BAD_GATEWAY,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::NoAcknowledgement => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -83,10 +89,12 @@ impl ProblemKind {
             Self::MethodNotAllowed => "The method is not allowed here",
             Self::BodyTimeout => "The body did not arrive in time",
             Self::TooLarge => "The publication is too large",
+            Self::UnsupportedEncoding => "The body is encoded",
             Self::UriTooLong => "The address is too long",
             Self::TooManyRequests => "Too many requests",
             Self::Refused => "NATS refused the publication",
             Self::Unavailable => "Not available now",
+            Self::StorageFull => "NATS has no room for the publication",
             Self::NoAcknowledgement => "NATS did not acknowledge in time",
         }
     }

@@ -1,8 +1,13 @@
 //! What a request is answered with: one type for whole bodies and for streams.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderValue, Response};
+use http_body::Frame;
 use serde::Serialize;
 
 /// An answer.
@@ -14,6 +19,11 @@ pub type ReplyBody = axum::body::Body;
 /// No body.
 pub fn empty() -> ReplyBody {
     ReplyBody::empty()
+}
+
+/// No body either, but nothing that says so before its end.
+pub fn unmeasured() -> ReplyBody {
+    ReplyBody::new(Unmeasured)
 }
 
 /// A whole body.
@@ -35,4 +45,22 @@ pub fn document(content_type: &'static str, bytes: impl Into<Bytes>) -> Reply {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply
+}
+
+/// An empty body of unknown length.
+struct Unmeasured;
+
+impl http_body::Body for Unmeasured {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(None)
+    }
+}
+
+/// What every answer has, whoever made it.
+pub fn common_headers(headers: &mut HeaderMap) {
+    // Nothing that browsers are sent is to be taken for something else than it says it is.
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }

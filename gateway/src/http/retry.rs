@@ -66,6 +66,18 @@ fn accepts_event_stream(request: &HeaderMap) -> bool {
     accepted || !any
 }
 
+/// Whether a request accepts event streams and names nothing else.
+pub fn accepts_event_stream_alone(request: &HeaderMap) -> bool {
+    let mut ranges = request.get_all(ACCEPT).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let mut named = false;
+    let all = ranges.all(|range| {
+        named = true;
+        let range = range.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        range.eq_ignore_ascii_case(b"text/event-stream")
+    });
+    named && all
+}
+
 fn is_zero_weight(parameter: &str) -> bool {
     parameter
         .strip_prefix("q=")

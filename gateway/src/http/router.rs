@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::routing::any;
 use http::header::CONNECTION;
@@ -28,9 +29,11 @@ use crate::delivery::handed::Offer;
 use crate::http::authorize::{Publishing, Subscription};
 use crate::http::cors::{self, Origins, Readers};
 use crate::http::demo;
+use crate::http::host;
+use crate::http::lingering::Lingering;
 use crate::http::problem::{Problem, ProblemKind};
-use crate::http::publish;
-use crate::http::response::Reply;
+use crate::http::publish::{self, Posted};
+use crate::http::response::{self, Reply};
 use crate::http::retry;
 use crate::http::subscribe;
 use crate::limits::client::Client;
@@ -60,6 +63,10 @@ pub struct App {
     pub limits: RequestLimits,
     /// Whether `/` is the demo page.
     pub demo: bool,
+    /// Whether the port speaks TLS.
+    pub tls: bool,
+    /// What is left of bodies that were refused.
+    pub lingering: Lingering,
 }
 
 /// Where a channel is, for every method.
@@ -109,19 +116,26 @@ impl App {
     }
 
     /// Answers one request, to the channel `namespace/name` or to no channel.
-    async fn answer(&self, key: Option<String>, request: Request<Body>, peer: SocketAddr) -> Reply {
+    async fn answer(&self, target: Target, request: Request<Body>, peer: SocketAddr) -> Reply {
         let started = Instant::now();
-        let (http::request::Parts { method, uri, headers, mut extensions, .. }, body) = request.into_parts();
-        let (operation, mut reply) = if uri.path_and_query().is_some_and(|text| text.as_str().len() > MAX_URI_BYTES) {
+        let (http::request::Parts { method, uri, version, headers, mut extensions, .. }, mut body) =
+            request.into_parts();
+        let malformed = host::check(version, &uri, &headers).err();
+        let (operation, mut reply) = if let Some(problem) = malformed {
+            (Operation::Other, self.refused_to_all(problem, &headers))
+        } else if uri.path_and_query().is_some_and(|text| text.as_str().len() > MAX_URI_BYTES) {
             let problem =
                 Problem::new(ProblemKind::UriTooLong, "an address has at most 8 KiB: use wildcards in topics");
-            (Operation::Other, problem.into())
-        } else if let Some(key) = key {
+            (Operation::Other, self.refused_to_all(problem, &headers))
+        } else if let Target::Unreadable = target {
+            let problem = Problem::invalid("the path is not UTF-8: write /channels/{namespace}/{name}/events");
+            (Operation::Other, self.refused_to_all(problem, &headers))
+        } else if let Target::Channel(key) = target {
             let served = self.routes.get(&key);
             let client = Client::of(peer.ip(), &headers, &self.limits.trusted_proxies, self.limits.forwarded_header);
             let offer = extensions.remove::<Offer>();
             let call = Call { key: &key, uri: &uri, headers: &headers, served, started, client, offer };
-            let (operation, answer) = self.channel(&method, &call, body).await;
+            let (operation, answer) = self.channel(&method, &call, &mut body).await;
             let origins = self.routes.origins();
             let (readers, mut reply) = match &answer.granted_by {
                 Some(served) => (Readers::Channel(&served.route.cors), answer.reply),
@@ -130,8 +144,12 @@ impl App {
             cors::allow(readers, &headers, reply.headers_mut());
             (operation, reply)
         } else {
-            (Operation::Other, self.elsewhere(&method, uri.path()))
+            (Operation::Other, self.readable_by_all(self.elsewhere(&method, uri.path()), &headers))
         };
+        response::common_headers(reply.headers_mut());
+        if reply.status().is_client_error() || reply.status().is_server_error() {
+            self.lingering.drop_rest(version, &headers, body, self.limits.body_timeout);
+        }
         if self.drain.phase() >= Phase::Draining {
             reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -141,7 +159,7 @@ impl App {
         reply
     }
 
-    async fn channel(&self, method: &Method, call: &Call<'_>, body: Body) -> (Operation, Answer) {
+    async fn channel(&self, method: &Method, call: &Call<'_>, body: &mut Body) -> (Operation, Answer) {
         match *method {
             Method::GET => (Operation::Subscribe, self.subscribe(call, false).await),
             Method::HEAD => (Operation::Head, self.subscribe(call, true).await),
@@ -152,6 +170,17 @@ impl App {
             }
             _ => (Operation::Other, Answer::refused(Problem::method_not_allowed(cors::METHODS))),
         }
+    }
+
+    /// A refusal that depends on no channel.
+    fn refused_to_all(&self, problem: Problem, headers: &HeaderMap) -> Reply {
+        self.readable_by_all(problem.into(), headers)
+    }
+
+    /// An answer that depends on no channel, with what lets pages read it.
+    fn readable_by_all(&self, mut reply: Reply, headers: &HeaderMap) -> Reply {
+        cors::allow(self.strangers(&self.routes.origins()), headers, reply.headers_mut());
+        reply
     }
 
     /// Whose pages may read what is the same for all channels.
@@ -261,7 +290,7 @@ impl App {
         retry::later(call.headers, retry::jittered(base, &mut rand::rng()), why, close)
     }
 
-    async fn publish(&self, call: &Call<'_>, body: Body) -> Answer {
+    async fn publish(&self, call: &Call<'_>, body: &mut Body) -> Answer {
         match self.entitled_to_publish(call).await {
             Ok(entitled) => {
                 let served = entitled.served.clone();
@@ -272,7 +301,7 @@ impl App {
     }
 
     /// Publishes, and waits for the acknowledgement.
-    async fn post(&self, call: &Call<'_>, entitled: Publishing, body: Body) -> Result<Reply, Problem> {
+    async fn post(&self, call: &Call<'_>, entitled: Publishing, body: &mut Body) -> Result<Reply, Problem> {
         let Publishing { posted, caller, served } = entitled;
         let counts = served.metrics(&self.metrics);
         let count = |outcome: PostOutcome| {
@@ -291,9 +320,11 @@ impl App {
         let limit = self.limits.publish_bytes.min(served.route.events.max_event_bytes);
         let data = publish::data(call.headers, body, limit, self.limits.body_timeout).await;
         let data = data.map_err(count(PostOutcome::Invalid))?;
+        Posted::suits(&served.route, &data).map_err(count(PostOutcome::Invalid))?;
         self.count_bytes(&served, client, data.len() as u64).map_err(limited)?;
         let started = Instant::now();
-        match self.hub.publish(&served.route, posted.with(data)).await {
+        match self.hub.publish(&served.route, posted.with(caller.as_ref().map(|caller| &*caller.principal), data)).await
+        {
             Ok(published) => {
                 self.metrics.published_after(started.elapsed());
                 let (outcome, reply) = publish::acknowledgement(&served.route, published);
@@ -331,18 +362,32 @@ impl Answer {
     }
 }
 
+/// What a path names.
+enum Target {
+    /// The channel `namespace/name`.
+    Channel(String),
+    /// Something that is not UTF-8.
+    Unreadable,
+    /// Anything else.
+    Elsewhere,
+}
+
 async fn at_channel(
     State(app): State<Arc<App>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Path((namespace, name)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
     request: Request<Body>,
 ) -> Reply {
-    app.answer(channel_key(&namespace, &name), request, peer).await
+    app.answer(target(path), request, peer).await
 }
 
-/// `namespace/name`, unless one of them is empty: the router lets that pass.
-fn channel_key(namespace: &str, name: &str) -> Option<String> {
-    (!namespace.is_empty() && !name.is_empty()).then(|| format!("{namespace}/{name}"))
+/// The router lets empty names pass.
+fn target(path: Result<Path<(String, String)>, PathRejection>) -> Target {
+    match path {
+        Ok(Path((namespace, name))) if namespace.is_empty() || name.is_empty() => Target::Elsewhere,
+        Ok(Path((namespace, name))) => Target::Channel(format!("{namespace}/{name}")),
+        Err(_) => Target::Unreadable,
+    }
 }
 
 async fn at_elsewhere(
@@ -350,7 +395,7 @@ async fn at_elsewhere(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request<Body>,
 ) -> Reply {
-    app.answer(None, request, peer).await
+    app.answer(Target::Elsewhere, request, peer).await
 }
 
 #[cfg(test)]
@@ -361,8 +406,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_channel_is_named_by_its_path() {
-        let named =
-            async |Path((namespace, name)): Path<(String, String)>| channel_key(&namespace, &name).unwrap_or_default();
+        let named = async |path: Result<Path<(String, String)>, PathRejection>| match target(path) {
+            Target::Channel(key) => key,
+            Target::Unreadable => "unreadable".to_owned(),
+            Target::Elsewhere => String::new(),
+        };
         let router: Router = Router::new().route(CHANNEL, any(named)).fallback(async || "");
         for (path, key) in [
             ("/channels/demo/hello/events", Some("demo/hello")),
@@ -371,6 +419,7 @@ mod tests {
             ("/channels//hello/events", None),
             ("/channels/demo//events", None),
             ("/channels/a/b/c/events", None),
+            ("/channels/demo/%FF/events", Some("unreadable")),
             ("/channels/demo/events", None),
             ("/channels/events", None),
             ("/", None),

@@ -12,13 +12,19 @@ use crate::channel::hub::{FromWhere, Opened, StartAt};
 use crate::delivery::h2_body::EventStream;
 use crate::delivery::handed::Offer;
 use crate::http::problem::Problem;
-use crate::http::query::{Query, shown};
+use crate::http::query::{Parameter, Query, shown};
 use crate::http::response::{self, Reply, ReplyBody};
 use crate::http::retry;
 use crate::limits::quota::MAX_TOPICS;
 
-/// The parameters of a subscription; `access_token` is only named here so that nothing near it passes unseen.
-const PARAMETERS: &[&str] = &["topic", "from", "last_event_id", "access_token"];
+/// The parameters of a subscription; `access_token` is only named here so that nothing near it passes unseen. A position has other
+/// names in some clients, which append them by themselves when they reconnect (`lastEventId` in event-source-polyfill).
+const PARAMETERS: &[Parameter] = &[
+    Parameter::Exact("topic"),
+    Parameter::Exact("from"),
+    Parameter::Lenient("last_event_id"),
+    Parameter::Exact("access_token"),
+];
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -57,12 +63,28 @@ fn topics(query: &Query, most: usize) -> Result<TopicSet, Problem> {
     let filters: Vec<TopicFilter> = query
         .all("topic")
         .take(most + 1)
-        .map(|text| text.parse().map_err(|error| Problem::invalid(format!("topic {}: {error}", shown(text)))))
+        .map(|text| {
+            one_topic(text)?;
+            text.parse().map_err(|error| Problem::invalid(format!("topic {}: {error}", shown(text))))
+        })
         .collect::<Result<_, _>>()?;
     if filters.len() > most {
         return Err(Problem::invalid(format!("at most {most} topics: use wildcards, as in user.* or user.>")));
     }
     Ok(TopicSet::new(filters).unwrap_or_else(TopicSet::all))
+}
+
+/// Refuses a list in one parameter, and a variable that was empty.
+pub fn one_topic(text: &str) -> Result<(), Problem> {
+    if text.contains(',') {
+        let detail = format!("topic {}: one topic a parameter, as in topic=a&topic=b", shown(text));
+        return Err(Problem::invalid(detail));
+    }
+    if text.is_empty() {
+        let detail = "topic is empty, and a topic has no empty tokens: write . for the empty topic, or leave topic out";
+        return Err(Problem::invalid(detail));
+    }
+    Ok(())
 }
 
 /// The header wins over the query, because EventSource repeats its address on every reconnect. Empty is absent.
@@ -118,9 +140,9 @@ pub fn stream(opened: Opened, offer: Option<&Offer>) -> Reply {
     }
 }
 
-/// The same head without a stream, for `HEAD`.
+/// The same head without a stream, for `HEAD`: without a length, as `GET` has none (RFC 9110, section 8.6).
 pub fn head() -> Reply {
-    let mut reply = Response::new(response::empty());
+    let mut reply = Response::new(response::unmeasured());
     retry::stream_headers(reply.headers_mut());
     reply
 }
@@ -176,7 +198,9 @@ mod tests {
             ("from=NEW", "write new, all, last"),
             ("from=2026-11-01", "a time as in"),
             ("from=all&from=new", "may be given once"),
-            ("lastEventId=x", "is called last_event_id"),
+            ("topic=a,b", "topic=a&topic=b"),
+            ("topic[]=a", "is called topic"),
+            ("topic=%ff", "not UTF-8"),
         ] {
             let problem = format!("{:?}", asked(query).unwrap_err());
             assert!(problem.contains(hint), "{query}: {problem}");
@@ -213,6 +237,8 @@ mod tests {
             (None, "last_event_id=e-2&from=all", position("e-2")),
             (None, "last_event_id=&from=all", StartAt::From(FromWhere::All)),
             (None, "last_event_id=e-2&last_event_id=e-3", position("e-3")),
+            (None, "last_event_id=e-2&lastEventId=e-3", position("e-3")),
+            (None, "lastEventId=e-2&from=all", position("e-2")),
             (Some("\u{e9}\u{7f}"), "", position("\u{e9}\u{7f}")),
         ] {
             let headers: HeaderMap = header

@@ -26,8 +26,10 @@ pub struct Quotas {
 closed_set! {
     /// What is limited.
     pub enum Limit {
-        /// `--max-connections`, or what the open-file limit allows.
+        /// `--max-connections`, or what the open-file limit and the memory limit allow.
         Connections = "connections",
+        /// `--max-connections-per-address`, or half of all.
+        AddressConnections = "address-connections",
         /// `--max-subscribers`.
         Subscribers = "subscribers",
         /// `--max-header-bytes`.

@@ -146,9 +146,13 @@ closed_set! {
         Invalid = "invalid",
         /// Above a limit per second, of the channel or of the client.
         Limited = "limited",
-        /// Refused by NATS.
+        /// Refused by NATS for good.
         Refused = "refused",
-        /// NATS is away, or did not acknowledge in time: stored or not, nobody knows.
+        /// Refused by NATS for the moment: the same publication may be stored later.
+        Busy = "busy",
+        /// NATS has no room for it.
+        Full = "full",
+        /// NATS is away, or did not acknowledge in time: it may be stored or not.
         Unavailable = "unavailable",
     }
 }

@@ -1,8 +1,9 @@
 //! Counters, gauges and histograms, and how they are exposed to Prometheus.
 //!
-//! May use nothing else in this crate.
+//! May use `runtime`.
 
 pub mod channel;
+pub mod exposition;
 pub mod instrument;
 pub mod label;
 pub mod process;

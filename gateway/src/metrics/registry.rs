@@ -19,6 +19,7 @@ use crate::metrics::channel::ChannelLabels;
 use crate::metrics::instrument::{Counter, Counters, Gauge, Gauges, Grid, Histogram, write};
 use crate::metrics::label::closed_set;
 use crate::metrics::process::Process;
+use crate::runtime::log_writer;
 
 pub use crate::metrics::channel::{Backfill, ChannelMetrics, GapReason, InvalidMessage, PostOutcome, TurnedAway};
 
@@ -43,6 +44,8 @@ struct Totals {
     routes: Gauge,
     routes_refused: Gauge,
     route_changes: Counters<RouteChange>,
+    watches: Counter,
+    watches_paused: Counter,
     early_requests: Counter,
     connections: Gauge,
     connections_accepted: Counter,
@@ -67,9 +70,6 @@ struct Totals {
     reviews_failed: Counters<Review>,
     reviews_limited: Counters<Review>,
 }
-
-/// The `Content-Type` of [`Metrics::text`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 closed_set! {
     /// What went wrong with NATS.
@@ -146,6 +146,8 @@ closed_set! {
         Protocol = "protocol",
         /// Too many requests were taken back before they were answered.
         Resets = "resets",
+        /// Its address has as many connections as allowed.
+        Address = "address",
         /// The transport failed.
         Io = "io",
     }
@@ -218,6 +220,8 @@ closed_set! {
         TooLarge = "413",
         /// URI Too Long.
         UriTooLong = "414",
+        /// Unsupported Media Type: an encoded body.
+        UnsupportedMediaType = "415",
         /// Too Many Requests.
         TooMany = "429",
         /// Request Header Fields Too Large.
@@ -230,6 +234,8 @@ closed_set! {
         Unavailable = "503",
         /// Gateway Timeout: NATS did not acknowledge.
         GatewayTimeout = "504",
+        /// Insufficient Storage: NATS is full.
+        Full = "507",
         /// Any other.
         Other = "other",
     }
@@ -305,6 +311,14 @@ impl Metrics {
     /// A Route changed.
     pub fn route_changed(&self, change: RouteChange) {
         self.totals.route_changes.one(change);
+    }
+
+    /// A watch of Routes begins, or waits before it does because the one before ended at once.
+    pub fn watch_begins(&self, paused: bool) {
+        self.totals.watches.one();
+        if paused {
+            self.totals.watches_paused.one();
+        }
     }
 
     /// A request came before the Routes were read.
@@ -436,6 +450,10 @@ impl Collector for Totals {
         let e = &mut encoder;
         write(e, ("build_info", "", "The version that runs"), [(build, self)], |t| &t.version)?;
         write(e, ("draining", "", "1 once the gateway shuts down"), all(), |t| &t.draining)?;
+        let lines = Counter::default();
+        lines.add(log_writer::dropped());
+        let help = "Log lines that were dropped because standard error took no more";
+        write(e, ("log_lines_dropped", "", help), [(&[][..], &lines)], |lines| lines)?;
         write(e, ("broker_connected", "", "1 while NATS is connected"), all(), |t| &t.broker_connected)?;
         write(e, ("broker_connects", "", "Connections made to NATS"), all(), |t| &t.broker_connects)?;
         write(e, ("broker_errors", "kind", "What went wrong with NATS"), all(), |t| &t.broker_errors)?;
@@ -446,6 +464,10 @@ impl Collector for Totals {
         let help = "Route documents that cannot be read; their last good version is served";
         write(e, ("routes_refused", "", help), all(), |t| &t.routes_refused)?;
         write(e, ("route_changes", "change", "Changes of Routes"), all(), |t| &t.route_changes)?;
+        let help = "Watches of Routes at the Kubernetes API";
+        write(e, ("route_watches", "", help), all(), |t| &t.watches)?;
+        let help = "Watches of Routes that had to wait because the one before ended at once";
+        write(e, ("route_watches_paused", "", help), all(), |t| &t.watches_paused)?;
         let help = "Requests for a channel before the routes were read";
         write(e, ("early_requests", "", help), all(), |t| &t.early_requests)?;
         write(e, ("connections", "", "Open connections"), all(), |t| &t.connections)?;

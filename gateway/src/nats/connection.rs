@@ -2,20 +2,25 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use async_nats::connection::State;
 use async_nats::{Client, Event, ServerAddr};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::registry::{BrokerFault, Metrics};
 use crate::nats::login::NatsHandshake;
+use crate::runtime::pace::Pace;
 use crate::runtime::tasks::CoreTasks;
 
 /// A dead peer is noticed after three of these: within the 10 s in which a gateway must turn unready.
 const PING: Duration = Duration::from_secs(3);
+
+/// Between connections that end at once, however they end.
+const PACE: Pace = Pace::new(Duration::from_millis(50), Duration::from_secs(3), Duration::from_secs(5));
 
 /// How long one request may take.
 pub const REQUEST: Duration = Duration::from_secs(3);
@@ -167,10 +172,12 @@ impl Keeper {
 
     async fn connect(&self) -> Result<Client, async_nats::ConnectError> {
         let (health, metrics, purpose) = (self.health.clone(), self.metrics.clone(), self.purpose.clone());
-        let said = Arc::new(AtomicBool::new(false));
+        let told = Arc::new(Told::default());
+        // A server that lets us in and closes at once begins the attempts anew each time.
+        let pace = Mutex::new(PACE);
         self.peer
             .handshake
-            .options(&self.peer.servers)
+            .options()
             .name(format!("{} {}", self.peer.name, self.purpose))
             .custom_inbox_prefix(INBOX)
             .retry_on_initial_connect()
@@ -178,11 +185,11 @@ impl Keeper {
             .connection_timeout(REQUEST)
             .request_timeout(Some(REQUEST))
             .subscription_capacity(65_536)
-            .reconnect_delay_callback(pause)
+            .reconnect_delay_callback(move |attempt| pause(attempt).max(pace.lock().next(Instant::now())))
             .event_callback(move |event| {
                 let (health, metrics, purpose) = (health.clone(), metrics.clone(), purpose.clone());
-                let said = said.clone();
-                async move { happened(&event, &health, &metrics, &purpose, &said) }
+                let told = told.clone();
+                async move { happened(&event, &health, &metrics, &purpose, &told) }
             })
             .connect(&self.peer.servers[..])
             .await
@@ -210,12 +217,43 @@ impl Keeper {
     }
 }
 
-/// `said` is whether it was said that NATS cannot be reached, since it last could.
-fn happened(event: &Event, health: &watch::Sender<Health>, metrics: &Metrics, purpose: &str, said: &AtomicBool) {
+/// What was said about a connection: one that breaks again and again, as over malformed headers, is told of once a while.
+#[derive(Debug, Default)]
+struct Told {
+    /// Whether it was said that NATS cannot be reached, since it last could.
+    unreachable: AtomicBool,
+    broken: Mutex<Option<Instant>>,
+}
+
+/// How soon after a warning a connection that is back belongs to it.
+const PAIRED: Duration = Duration::from_secs(1);
+
+/// The least time between two warnings of one connection's breaks.
+const QUIET: Duration = Duration::from_secs(10);
+
+// === impl Told ===
+
+impl Told {
+    /// Whether a break is to be told of now.
+    fn is_news(&self, now: Instant) -> bool {
+        let mut broken = self.broken.lock();
+        let news = broken.is_none_or(|last| now.saturating_duration_since(last) >= QUIET);
+        if news {
+            *broken = Some(now);
+        }
+        news
+    }
+}
+
+fn happened(event: &Event, health: &watch::Sender<Health>, metrics: &Metrics, purpose: &str, told: &Told) {
     match event {
         Event::Connected => {
-            said.store(false, Relaxed);
-            tracing::info!(purpose, "Connected to NATS.");
+            // After a break that was not told of, neither is its end.
+            if told.unreachable.swap(false, Relaxed) || told.broken.lock().is_none_or(|last| last.elapsed() < PAIRED) {
+                tracing::info!(purpose, "Connected to NATS.");
+            } else {
+                tracing::debug!(purpose, "Connected to NATS.");
+            }
         }
         Event::Disconnected => {
             metrics.broker_error(BrokerFault::Disconnected);
@@ -223,7 +261,11 @@ fn happened(event: &Event, health: &watch::Sender<Health>, metrics: &Metrics, pu
                 health.connected = false;
                 health.breaks += 1;
             });
-            tracing::warn!(purpose, "The connection to NATS broke; reconnecting.");
+            if told.is_news(Instant::now()) {
+                tracing::warn!(purpose, "The connection to NATS broke; reconnecting.");
+            } else {
+                tracing::debug!(purpose, "The connection to NATS broke again; reconnecting.");
+            }
         }
         Event::SlowConsumer(_) => {
             metrics.slow_consumer();
@@ -241,7 +283,7 @@ fn happened(event: &Event, health: &watch::Sender<Health>, metrics: &Metrics, pu
         Event::ClientError(error) => {
             let refused = REFUSALS.iter().any(|refusal| error.to_string().contains(refusal));
             metrics.broker_error(if refused { BrokerFault::Login } else { BrokerFault::Connect });
-            if said.swap(true, Relaxed) {
+            if told.unreachable.swap(true, Relaxed) {
                 tracing::debug!(purpose, %error, "NATS cannot be reached.");
             } else if refused {
                 tracing::warn!(purpose, %error, "NATS does not let us in; trying with what the login's files hold by then.");
@@ -250,5 +292,20 @@ fn happened(event: &Event, health: &watch::Sender<Health>, metrics: &Metrics, pu
             }
         }
         Event::LameDuckMode | Event::Draining | Event::Closed => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_breaks_again_and_again_is_told_of_once_a_while() {
+        let (told, begin) = (Told::default(), Instant::now());
+        let news = |after: Duration| told.is_news(begin + after);
+        assert!(news(Duration::ZERO));
+        assert!(!news(QUIET / 2) && !news(QUIET - Duration::from_millis(1)));
+        assert!(news(QUIET) && !news(QUIET + Duration::from_secs(1)));
+        assert!(news(QUIET * 3));
     }
 }

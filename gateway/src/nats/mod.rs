@@ -2,8 +2,10 @@
 //!
 //! May use `log`, `metrics`, `runtime`.
 
+pub mod acknowledgement;
 pub mod connection;
 pub mod connections;
 pub mod decode;
 pub mod login;
+pub mod publisher;
 pub mod stream_reader;

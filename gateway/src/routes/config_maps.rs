@@ -5,17 +5,21 @@
 //! A [`RoutePublisher`] puts into force what is seen here; `Listing` adds up what the API server tells.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::ConfigMap;
+use kube::client::ClientBuilder;
 use kube::runtime::watcher::{self, Event};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, ResourceExt};
 use tidings_crds::release::{RELEASE_LABEL, ROUTE_KEY, Release};
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::metrics::registry::Metrics;
 use crate::routes::RoutePublisher;
+use crate::routes::paced_watch::PacedWatch;
 use crate::routes::table::{Seen, chain};
 
 /// Reads the ConfigMaps that carry the release's label.
@@ -78,13 +82,13 @@ const MAX_ROUTE_BYTES: usize = 256 << 10;
 
 impl RouteObjects {
     /// Asks the cluster that the process runs in, or the one that `KUBECONFIG` names.
-    pub async fn connect(release: Release) -> Result<Self, ClusterError> {
+    pub async fn connect(release: Release, metrics: Arc<Metrics>) -> Result<Self, ClusterError> {
         let mut config = kube::Config::infer().await?;
         config.connect_timeout = Some(CONNECT);
         config.read_timeout = Some(SILENCE);
         // Counted from the request, not from when its connection fell idle.
         config.reset_reader_on_write = true;
-        let client = Client::try_from(config)?;
+        let client = ClientBuilder::try_from(config)?.with_layer(&PacedWatch::new(metrics)).build();
         Ok(Self { api: Api::namespaced(client, release.namespace()), release })
     }
 

@@ -7,6 +7,7 @@
 
 pub mod config_maps;
 pub mod files;
+mod paced_watch;
 pub mod table;
 
 use std::collections::HashMap;

@@ -12,7 +12,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::delivery::workers::Shards;
-use crate::metrics::registry::Metrics;
+use crate::metrics::registry::{ConnectionFault, Metrics};
+use crate::server::address_limit::{AddressLimit, AddressPlace};
 use crate::server::connection::{Departure, Protocol, Served};
 use crate::server::connection_limit::Room;
 use crate::server::listener::Listener;
@@ -34,11 +35,19 @@ pub struct Port {
     pub shards: Option<Shards>,
     /// How many there may be.
     pub room: Arc<Room>,
+    /// How many of one address.
+    pub addresses: Arc<AddressLimit>,
     /// Who answers.
     pub router: Router,
     /// Counts connections; absent for the admin port, whose scrapes are nobody's traffic.
     pub metrics: Option<Arc<Metrics>>,
 }
+
+/// What a connection takes up: of all there is room for, and of what its address may have.
+type Places = (OwnedSemaphorePermit, Option<AddressPlace>);
+
+/// How often connections are asked to make room while there is none.
+const SHED: Duration = Duration::from_millis(500);
 
 /// The pause after a failed accept; it doubles up to the second one. Without file descriptors `accept` fails at once,
 /// again and again, and would keep a core busy with it.
@@ -57,11 +66,19 @@ impl Port {
         let close = departure.close.clone();
         let mut pause = PAUSE.0;
         loop {
-            let Some(place) = close.run_until_cancelled(port.place()).await.flatten() else { break };
+            let Some(place) = close.run_until_cancelled(port.place(&departure)).await.flatten() else { break };
+            if port.room.is_tight() {
+                departure.shed.notify_waiters();
+            }
             match close.run_until_cancelled(port.listener.accept()).await {
                 None => break,
                 Some(Ok((tcp, peer))) => {
                     pause = PAUSE.0;
+                    let Ok(of_address) = port.addresses.enter(peer.ip()) else {
+                        port.refuse(peer);
+                        continue;
+                    };
+                    let place = (place, of_address);
                     let (port, departure, cut) = (port.clone(), departure.clone(), cut.clone());
                     connections.spawn(async move {
                         // Not `run_until_cancelled`: it would hold the future twice, 2 kB more for each connection.
@@ -87,7 +104,15 @@ impl Port {
         connections.wait().await;
     }
 
-    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+    /// The socket is closed by being dropped: whoever holds as many would only hold the answer as well.
+    fn refuse(&self, peer: SocketAddr) {
+        if let Some(metrics) = &self.metrics {
+            metrics.connection_fault(ConnectionFault::Address);
+        }
+        debug!(port = self.name, %peer, "The address has as many connections as allowed.");
+    }
+
+    async fn place(&self, departure: &Departure) -> Option<OwnedSemaphorePermit> {
         if let Some(place) = self.room.try_enter() {
             return Some(place);
         }
@@ -95,10 +120,16 @@ impl Port {
             metrics.accept_paused();
         }
         debug!(port = self.name, connections = self.room.most(), "No room for another connection.");
-        self.room.enter().await
+        loop {
+            // Those that are not in use make room; whoever has been idle for too short a time now, may be idle for longer then.
+            departure.shed.notify_waiters();
+            if let Ok(place) = tokio::time::timeout(SHED, self.room.enter()).await {
+                return place;
+            }
+        }
     }
 
-    async fn connection(&self, tcp: Tcp, peer: SocketAddr, departure: Departure, place: OwnedSemaphorePermit) {
+    async fn connection(&self, tcp: Tcp, peer: SocketAddr, departure: Departure, place: Places) {
         let open = self.metrics.clone().map(Open::new);
         let router = self.router.clone();
         let served = match &self.tls {
@@ -115,7 +146,7 @@ impl Port {
         match served {
             Ok(Served::Closed) => {}
             Ok(Served::Handed(socket, handed)) => match (&self.shards, socket) {
-                (Some(shards), Ok(socket)) => shards.take(socket, handed, Held { _place: place, _open: open }),
+                (Some(shards), Ok(socket)) => shards.take(socket, handed, Held { _places: place, _open: open }),
                 (_, Err(error)) => debug!(port = self.name, %peer, %error, "Failed to hand a connection over."),
                 (None, _) => debug!(port = self.name, %peer, "Nobody takes connections over."),
             },
@@ -148,7 +179,7 @@ fn is_the_peer_s(error: &io::Error) -> bool {
 /// What a connection holds for as long as its socket is open, whoever has it.
 #[derive(Debug)]
 pub struct Held {
-    _place: OwnedSemaphorePermit,
+    _places: Places,
     _open: Option<Open>,
 }
 

@@ -20,9 +20,10 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -31,15 +32,18 @@ use tower::ServiceExt;
 use crate::config::args::ConnectionLimits;
 use crate::delivery::handed::{Handed, Offer};
 use crate::metrics::registry::{ConnectionFault, Handshake};
+use crate::server::activity::Activity;
 use crate::server::reset_budget::Credit;
+use crate::server::stream_progress::StreamExecutor;
 use crate::server::tcp::Tcp;
 use crate::server::tls::Tls;
 
 /// How connections are served; one for all connections of a port.
 pub struct Protocol {
     http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
+    http2: http2::Builder<StreamExecutor>,
     header_timeout: Duration,
+    idle_timeout: Duration,
     /// Whether sockets with an event stream are given away.
     hands_over: bool,
 }
@@ -78,6 +82,8 @@ pub struct Departure {
     pub last: CancellationToken,
     /// No further connection, no further request.
     pub close: CancellationToken,
+    /// Connections are short: those that are not in use make room.
+    pub shed: Arc<Notify>,
 }
 
 /// Streams on one HTTP/2 connection; proxies open another connection for more.
@@ -93,6 +99,12 @@ const CONNECTION_WINDOW: u32 = 256 << 10;
 /// An HTTP/2 peer that does not answer a ping within this time, asked after as long a silence, is gone.
 const PING: Duration = Duration::from_secs(20);
 
+/// How long a connection without requests has to be so before it makes room for others.
+const SHED_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a connection without requests may take to close. HTTP/2 waits for the peer's acknowledgement.
+const CLOSING: Duration = Duration::from_secs(5);
+
 // === impl Protocol ===
 
 impl Protocol {
@@ -107,7 +119,7 @@ impl Protocol {
             // the answer is made: the socket may be given away with it.
             .half_close(true)
             .max_buf_size(limits.header_bytes as usize);
-        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        let mut http2 = http2::Builder::new(StreamExecutor::new(limits.write_timeout));
         http2
             .timer(TokioTimer::new())
             .max_header_list_size(limits.header_bytes)
@@ -117,7 +129,13 @@ impl Protocol {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING);
-        Self { http1, http2, header_timeout: limits.header_timeout, hands_over: false }
+        Self {
+            http1,
+            http2,
+            header_timeout: limits.header_timeout,
+            idle_timeout: limits.idle_timeout,
+            hands_over: false,
+        }
     }
 
     /// The same, but HTTP/1.1 connections are given away once they carry an event stream.
@@ -190,9 +208,10 @@ impl Protocol {
     ) -> Result<Served<T>, ConnectionFault> {
         let asked = Arc::new(AtomicBool::new(false));
         let credit = (version == Version::Two).then(Credit::new);
+        let activity = Activity::new(Instant::now());
         let offer = Offer::default();
         let service = {
-            let (asked, credit, offer) = (asked.clone(), credit.clone(), offer.clone());
+            let (asked, credit, offer, activity) = (asked.clone(), credit.clone(), offer.clone(), activity.clone());
             let offers = self.hands_over && version == Version::One;
             service_fn(move |mut request: Request<Incoming>| {
                 asked.store(true, Relaxed);
@@ -202,6 +221,7 @@ impl Protocol {
                 }
                 let debt = credit.as_ref().map(Credit::ask);
                 let asked = request.version();
+                let in_use = activity.begins();
                 let answer = router.clone().oneshot(request.map(Body::new));
                 let offer = offer.clone();
                 // hyper keeps room for this future as long as the connection lives: a pointer instead of 5 kB.
@@ -214,16 +234,27 @@ impl Protocol {
                         // What was to be written is on its way elsewhere, and this connection about to be taken apart.
                         std::future::pending::<()>().await;
                     }
-                    Ok::<_, Infallible>(answer)
+                    // On HTTP/1.1 hyper reads no further request before this answer is sent, and what streams is given away.
+                    Ok::<_, Infallible>(match version {
+                        Version::One => answer,
+                        Version::Two => answer.map(|body| in_use.until_sent(body)),
+                    })
                 })
             })
+        };
+        let limits = Limits {
+            asked: &asked,
+            activity: &activity,
+            deadline,
+            // hyper has a clock of its own for HTTP/1.1.
+            idle: (version == Version::Two).then_some(self.idle_timeout),
         };
         match version {
             Version::One => {
                 let io = TokioIo::new(Watched { inner: io, offer: offer.clone() });
                 let mut connection = self.http1.serve_connection(io, service);
                 let close = |one: Pin<&mut _>| http1::Connection::graceful_shutdown(one);
-                match drive(Pin::new(&mut connection), close, &offer, &asked, deadline, departure).await? {
+                match drive(Pin::new(&mut connection), close, &offer, limits, departure).await? {
                     None => Ok(Served::Closed),
                     Some(handed) => Ok(Served::Handed(connection.into_parts().io.into_inner().inner, handed)),
                 }
@@ -232,7 +263,7 @@ impl Protocol {
                 // On the heap, or the many HTTP/1.1 connections would have room for it as well.
                 let mut connection = Box::pin(self.http2.serve_connection(TokioIo::new(io), service));
                 let close = |two: Pin<&mut _>| http2::Connection::graceful_shutdown(two);
-                let driven = drive(connection.as_mut(), close, &offer, &asked, deadline, departure);
+                let driven = drive(connection.as_mut(), close, &offer, limits, departure);
                 let Some(credit) = credit else { return driven.await.map(|_| Served::Closed) };
                 tokio::select! {
                     ended = driven => ended.map(|_| Served::Closed),
@@ -313,41 +344,103 @@ async fn version(tcp: &mut Tcp) -> io::Result<Option<Version>> {
     }
 }
 
+/// What the clock of a connection counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// To the first request head.
+    First,
+    /// Between requests.
+    Later,
+    /// Nothing any more.
+    Unlimited,
+    /// To the end of one that was asked to close.
+    Closing,
+}
+
+/// What ends a connection that does nothing.
+struct Limits<'c> {
+    /// Whether it has asked for anything.
+    asked: &'c AtomicBool,
+    activity: &'c Activity,
+    /// For the first request head.
+    deadline: Instant,
+    /// Between requests, where the protocol's own code does not count it.
+    idle: Option<Duration>,
+}
+
+// === impl Limits ===
+
+impl Limits<'_> {
+    /// When to look next; `None` if the connection has been idle for too long.
+    fn next_look(&self, idle: Duration, now: Instant) -> Option<Instant> {
+        match self.activity.idle_since() {
+            None => Some(now + idle),
+            Some(since) => Some(since + idle).filter(|at| *at > now),
+        }
+    }
+
+    /// Whether it makes room where connections are short. One that has just come or just been answered may be about to ask.
+    fn yields(&self) -> bool {
+        self.activity.is_idle_for(SHED_AFTER, Instant::now())
+    }
+}
+
 /// Polls a connection to its end, or until its offer was taken up; `close` asks it to end after the open requests.
 async fn drive<C: Future<Output = hyper::Result<()>>>(
     mut connection: Pin<&mut C>,
     close: impl Fn(Pin<&mut C>),
     offer: &Offer,
-    asked: &AtomicBool,
-    deadline: Instant,
+    limits: Limits<'_>,
     departure: Departure,
 ) -> Result<Option<Box<Handed>>, ConnectionFault> {
-    let mut first = std::pin::pin!(tokio::time::sleep_until(deadline));
-    let (mut waited, mut last, mut closing) = (false, false, false);
+    // One clock for all: the first head, then how long it is idle, then how long it may take to close.
+    let mut clock = std::pin::pin!(tokio::time::sleep_until(limits.deadline));
+    let mut stage = Stage::First;
+    let (mut last, mut closing) = (false, false);
     loop {
         tokio::select! {
             // A head that is there is read before its deadline is looked at.
             biased;
             ended = poll_fn(|cx| polled(connection.as_mut(), offer, cx)) => return match ended {
                 Ended::Handed(handed) => Ok(Some(handed)),
-                Ended::Closed(ended) => fault(ended, asked.load(Relaxed)).map(|()| None),
+                Ended::Closed(ended) => fault(ended, limits.asked.load(Relaxed)).map(|()| None),
             },
-            () = first.as_mut(), if !waited => {
-                waited = true;
-                if !asked.load(Relaxed) {
-                    return Err(ConnectionFault::HeaderTimeout);
+            () = clock.as_mut(), if stage != Stage::Unlimited => match stage {
+                Stage::First if !limits.asked.load(Relaxed) => return Err(ConnectionFault::HeaderTimeout),
+                Stage::First | Stage::Later => {
+                    let now = Instant::now();
+                    stage = Stage::Later;
+                    match limits.idle.map(|idle| limits.next_look(idle, now)) {
+                        None => stage = Stage::Unlimited,
+                        Some(Some(at)) => clock.as_mut().reset(at),
+                        Some(None) => {
+                            close(connection.as_mut());
+                            stage = Stage::Closing;
+                            clock.as_mut().reset(now + CLOSING);
+                        }
+                    }
                 }
-            }
+                // It does not close by itself, and nothing is lost with it.
+                Stage::Closing => return Ok(None),
+                Stage::Unlimited => {}
+            },
             // One that has not asked yet still gets its answer; the handler then closes it.
             () = departure.last.cancelled(), if !last => {
                 last = true;
-                if asked.load(Relaxed) {
+                if limits.asked.load(Relaxed) {
                     close(connection.as_mut());
                 }
             }
             () = departure.close.cancelled(), if !closing => {
                 closing = true;
                 close(connection.as_mut());
+            }
+            () = departure.shed.notified(), if stage != Stage::Closing => {
+                if limits.yields() {
+                    close(connection.as_mut());
+                    stage = Stage::Closing;
+                    clock.as_mut().reset(Instant::now() + CLOSING);
+                }
             }
         }
     }

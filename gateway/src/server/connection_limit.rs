@@ -1,7 +1,8 @@
 //! How many connections there is room for.
 //!
 //! Each needs a file descriptor. A process without any can neither accept nor reconnect to NATS nor read a file, so the
-//! public port stops accepting before that, and what it cannot take waits in the kernel's queue.
+//! public port stops accepting before that, and what it cannot take waits in the kernel's queue. Each needs memory as well, which a
+//! control group may limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -29,14 +30,16 @@ impl Room {
         Self { free: Arc::new(Semaphore::new(most as usize)), most, entered: AtomicU64::new(0) }
     }
 
-    /// Room for `wanted` connections, or for as many as the open-file limit allows; raises the soft limit.
-    pub fn within_open_file_limit(wanted: Option<u32>) -> Self {
+    /// Room for `wanted` connections, but no more than the open-file limit allows; raises the soft limit. Without `wanted`, for
+    /// as many as that and the memory limit allow.
+    pub fn within_limits(wanted: Option<u32>, memory: Option<u64>, tls: bool) -> Self {
         let files = raise_open_file_limit();
         let fits = files.saturating_sub(RESERVED).max(files / 2).max(1);
         if let Some(wanted) = wanted.filter(|wanted| *wanted > fits) {
             warn!(wanted, fits, files, "The open-file limit allows fewer connections than asked for.");
         }
-        Self::new(wanted.unwrap_or(fits).min(fits))
+        let fits_memory = memory.map_or(u32::MAX, |bytes| within_memory(bytes, tls));
+        Self::new(wanted.unwrap_or(fits_memory).min(fits))
     }
 
     /// Takes a place, if one is free.
@@ -77,6 +80,13 @@ impl Room {
     }
 }
 
+/// Three quarters of the memory, each connection as dear as it can be: one of HTTP/2 with one stream on it (37.8 kB over TLS,
+/// 24.2 kB without, as measured; `docs/performance.md`). HTTP/1.1 costs a tenth of that.
+fn within_memory(bytes: u64, tls: bool) -> u32 {
+    let each = if tls { 40 << 10 } else { 26 << 10 };
+    u32::try_from(bytes / 4 * 3 / each).unwrap_or(u32::MAX).max(1)
+}
+
 /// Returns the limit in force.
 fn raise_open_file_limit() -> u32 {
     let before = getrlimit(Resource::Nofile);
@@ -115,7 +125,16 @@ mod tests {
 
     #[test]
     fn the_open_file_limit_leaves_a_reserve() {
-        assert!(Room::within_open_file_limit(None).most() < raise_open_file_limit());
-        assert_eq!(Room::within_open_file_limit(Some(3)).most(), 3);
+        assert!(Room::within_limits(None, None, false).most() < raise_open_file_limit());
+        assert_eq!(Room::within_limits(Some(3), None, false).most(), 3);
+    }
+
+    #[test]
+    fn the_memory_limit_counts_where_no_number_is_given() {
+        assert_eq!(within_memory(512 << 20, true), 9_830);
+        assert_eq!(within_memory(512 << 20, false), 15_123);
+        assert_eq!(Room::within_limits(None, Some(4 << 20), true).most(), 76);
+        assert_eq!(Room::within_limits(Some(100), Some(4 << 20), true).most(), 100, "the administrator knows better");
+        assert_eq!(Room::within_limits(None, Some(0), true).most(), 1);
     }
 }

@@ -1,16 +1,20 @@
 //! Ports, TLS and connections.
 //!
-//! May use `metrics`, `runtime`.
+//! May use `limits`, `metrics`, `runtime`.
 
 pub mod accept;
+pub mod activity;
+pub mod address_limit;
 pub mod async_fd;
 pub mod certificate;
 pub mod certificate_expiry;
 pub mod connection;
 pub mod connection_limit;
 pub mod listener;
+pub mod memory_limit;
 pub mod reset_budget;
 pub mod socket;
+pub mod stream_progress;
 pub mod tcp;
 pub mod tls;
 pub mod tls_session;

@@ -1,7 +1,7 @@
 //! A connection that is ours alone: a descriptor, and the session on it if there is one. Nothing here waits.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg};
 use rustls::ServerConnection;
@@ -57,6 +57,15 @@ impl Socket {
             written => written?,
         };
         Ok(Wrote { taken, full: taken < bytes.len() })
+    }
+
+    /// Bytes that the kernel holds because the peer has not acknowledged them (tcp(7), SIOCOUTQ).
+    #[expect(unsafe_code, reason = "rustix has no such request")]
+    pub fn backlog(&self) -> u32 {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the descriptor is open, and the request writes one int to where it is told.
+        let done = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        if done == 0 { u32::try_from(bytes).unwrap_or(0) } else { 0 }
     }
 
     /// Reads what has come for the session. Without one nobody is spoken to.

@@ -8,6 +8,7 @@ use tidings_crds::route::Route;
 use tidings_gateway::auth::authenticator::Authority;
 use tidings_gateway::channel::hub::{Hub, HubSettings};
 use tidings_gateway::config::args::{ConnectionLimits, RequestLimits};
+use tidings_gateway::http::lingering::Lingering;
 use tidings_gateway::http::router::App;
 use tidings_gateway::limits::client::ForwardedHeader;
 use tidings_gateway::metrics::registry::Metrics;
@@ -18,6 +19,7 @@ use tidings_gateway::routes::table::Change;
 use tidings_gateway::runtime::drain::Drain;
 use tidings_gateway::runtime::tasks::CoreTasks;
 use tidings_gateway::server::accept::Port;
+use tidings_gateway::server::address_limit::AddressLimit;
 use tidings_gateway::server::connection::{Departure, Protocol};
 use tidings_gateway::server::connection_limit::Room;
 use tidings_gateway::server::listener::listen;
@@ -51,9 +53,11 @@ impl Default for Settings {
         Self {
             connections: ConnectionLimits {
                 connections: None,
+                per_address: None,
                 header_timeout: DEADLINE,
                 idle_timeout: DEADLINE,
                 peer_timeout: DEADLINE,
+                write_timeout: DEADLINE,
                 header_bytes: 32 << 10,
             },
             requests: RequestLimits {
@@ -110,6 +114,8 @@ impl Server {
             room: room.clone(),
             limits: settings.requests,
             demo: true,
+            tls: false,
+            lingering: Lingering::default(),
         };
         let listener = listen("127.0.0.1:0".parse().unwrap(), DEADLINE).unwrap();
         let address = listener.local_addr().unwrap();
@@ -119,6 +125,7 @@ impl Server {
             protocol: Protocol::new(&settings.connections),
             tls: None,
             shards: None,
+            addresses: AddressLimit::new(None, settings.room, Vec::new()),
             room,
             router: app.router(),
             metrics: Some(metrics.clone()),

@@ -4,6 +4,7 @@ mod algorithms;
 mod discretion;
 mod grants;
 mod house;
+mod idempotency;
 mod limits;
 mod settings;
 mod streams;
