@@ -28,6 +28,13 @@ use crate::token::TokenKey;
 pub enum Day {
     /// With this document.
     Good(Bytes),
+    /// As an OpenID Connect provider: with this discovery document at its place, with these keys elsewhere.
+    Provider {
+        /// What stands at `/.well-known/openid-configuration`.
+        discovery: Bytes,
+        /// The keys.
+        keys: Bytes,
+    },
     /// With a status.
     Status(u16),
     /// With so many bytes of JSON.
@@ -57,10 +64,14 @@ impl Day {
         Self::Good(json!({ "keys": keys }).to_string().into())
     }
 
-    async fn answer(self) -> Response<Full<Bytes>> {
+    async fn answer(self, path: &str) -> Response<Full<Bytes>> {
         let response = Response::builder();
         let response = match self {
             Self::Good(document) => response.body(document.into()),
+            Self::Provider { discovery, keys } => match path {
+                "/.well-known/openid-configuration" => response.body(discovery.into()),
+                _ => response.body(keys.into()),
+            },
             Self::Status(status) => {
                 response.status(StatusCode::from_u16(status).expect("a status")).body(Bytes::new().into())
             }
@@ -102,6 +113,18 @@ impl KeyServer {
         format!("http{}://127.0.0.1:{}/keys", if self.secured { "s" } else { "" }, self.port)
     }
 
+    /// Its address without a path: what it is called as an issuer.
+    pub fn issuer(&self) -> String {
+        self.url().trim_end_matches("/keys").to_owned()
+    }
+
+    /// From now on it answers as a provider whose discovery document names this issuer.
+    pub fn set_provider(&self, issuer: &str, keys: &[&TokenKey]) {
+        let discovery = json!({ "issuer": issuer, "jwks_uri": self.url(), "scopes_supported": ["openid"] });
+        let Day::Good(keys) = Day::keys(keys) else { unreachable!("keys are a good day") };
+        self.set(Day::Provider { discovery: discovery.to_string().into(), keys });
+    }
+
     /// From now on it answers so.
     pub fn set(&self, day: Day) {
         *self.day.lock().expect("no holder panics") = day;
@@ -133,10 +156,10 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, day: Arc<Mutex<D
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let (day, requests) = (day.clone(), requests.clone());
-        let service = service_fn(move |_: Request<hyper::body::Incoming>| {
+        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
             requests.fetch_add(1, Ordering::SeqCst);
             let day = day.lock().expect("no holder panics").clone();
-            async move { Ok::<_, Infallible>(day.answer().await) }
+            async move { Ok::<_, Infallible>(day.answer(request.uri().path()).await) }
         });
         let tls = tls.clone();
         connections.spawn(async move {

@@ -261,3 +261,47 @@ async fn over_tls_a_redirect_to_another_address_is_not_followed_either() {
         assert!(output.contains("redirects to another place"), "{output}");
     }
 }
+
+/// What providers such as Cognito and Keycloak have: an address, a client's id in another claim, a claim that tells access tokens from
+/// others, roles below a name with dots.
+#[tokio::test]
+async fn an_issuer_is_found_by_its_address_alone_and_its_tokens_by_their_own_claims() {
+    let (key, second) = (TokenKey::rs256("k1"), TokenKey::rs256("k2"));
+    let server = KeyServer::start(Day::Status(503)).await;
+    let issuer = server.issuer();
+    let directory = tempfile::Builder::new().prefix("tidings-provider-").tempdir().expect("a directory");
+    let file = directory.path().join("settings.yaml");
+    let text = format!(
+        "issuers:\n- {{ name: main, issuer: '{issuer}', audience: shop, audienceClaim: client_id, require: {{ token_use: access }} }}\n"
+    );
+    std::fs::write(&file, text).expect("written");
+    let settings = Settings::default().gateway_arg(&format!("--config={}", file.display())).gateway_arg("--log=debug");
+    let site = settings.start().await;
+    let grant = json!({ "mode": "Token", "topics": ["role.{resource_access.my\\.app.roles}"] });
+    let channel = site.channel(Manifest::new("test", "orders").with("access/subscribe", grant)).await;
+    let get = async |topic: &str, token: &str| {
+        let url = site.url(0, &channel, &[("topic", topic)]);
+        let head = Request::new(http::Method::HEAD, url).header("accept", "text/event-stream");
+        head.header("authorization", format!("Bearer {token}")).send().await.status.as_u16()
+    };
+    let draft = Draft::new(&issuer, "ann").with("aud", serde_json::Value::Null).with("client_id", "shop");
+    let draft = draft.with("token_use", "access").with("resource_access", json!({"my.app": {"roles": ["clerk"]}}));
+    let draft = draft.with("padding", "x".repeat(9_000));
+    let token = key.sign(&draft);
+
+    // Of another issuer, to the last slash: then nothing that it names is used.
+    server.set_provider(&format!("{issuer}/"), &[&key, &second]);
+    let output = || site.gateways[0].process().output();
+    eventually(PATIENCE, "the other issuer is told", || async { output().contains("differs by a final slash") }).await;
+    server.set_provider(&issuer, &[&key, &second]);
+    let granted = || async { get("role.clerk", &token).await == 200 && get("role.boss", &token).await == 404 };
+    eventually(PATIENCE, "the keys are found", granted).await;
+    assert_eq!(get("role.clerk", &second.sign(&draft.clone().header("kid", serde_json::Value::Null))).await, 200);
+    for (claim, value) in [("client_id", "other"), ("token_use", "id"), ("iss", &format!("{issuer}/"))] {
+        assert_eq!(get("role.clerk", &key.sign(&draft.clone().with(claim, value))).await, 401, "{claim}");
+    }
+    let told = output();
+    for part in ["required", "audience", "with another end"] {
+        assert!(told.lines().any(|line| line.contains("Refused a token.") && line.contains(part)), "{part}");
+    }
+}

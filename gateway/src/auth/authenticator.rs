@@ -8,13 +8,14 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
+use tracing::debug;
 
 use crate::auth::claims::Claims;
 use crate::auth::credential::Credential;
 use crate::auth::current_settings::Rules;
 use crate::auth::grant::Action;
 use crate::auth::issuer::Issuer;
-use crate::auth::jwt::{TokenFault, Unverified};
+use crate::auth::jwt::{Secret, TokenFault, Unverified};
 use crate::auth::keyring::{Keyring, NoKeys};
 use crate::auth::principal::{Caller, Principal};
 use crate::auth::review_cache::Reviews;
@@ -70,6 +71,9 @@ pub enum Unknown {
     Unavailable,
 }
 
+/// So much is told of what a token has as `iss`.
+const MAX_TOLD: usize = 200;
+
 // === impl Authority ===
 
 impl Authority {
@@ -115,7 +119,11 @@ impl Authority {
     /// Who sent this request, if a good token says so.
     pub async fn identify(&self, credential: Option<Credential>, errand: Errand<'_>) -> Result<Caller, Unknown> {
         let Some(credential) = credential else { return Err(Unknown::NoToken) };
+        let token = credential.token.clone();
         let identified = self.check(credential, errand).await;
+        if let Err(Unknown::Token(fault)) = &identified {
+            self.explain(*fault, &token);
+        }
         match &identified {
             Ok(_) => self.metrics.token_accepted(),
             Err(Unknown::Token(fault)) => self.metrics.token_refused(*fault),
@@ -125,8 +133,27 @@ impl Authority {
         identified
     }
 
+    /// Says why a token is refused, for whoever runs the gateway: what is told of it is its issuer, which anybody may have written.
+    fn explain(&self, fault: TokenFault, token: &Secret) {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let settings = self.rules.settings();
+        let unverified = Unverified::read(token.reveal()).ok();
+        let written = unverified.as_ref().and_then(Unverified::issuer).unwrap_or_default();
+        let known = settings.issuer(written).map(|issuer| &*issuer.name);
+        let hint = settings.nearly(written).map(|issuer| {
+            format!("the settings have {:?}, with another end: write it there as the tokens do", issuer.issuer)
+        });
+        let written: String = written.chars().take(MAX_TOLD).collect();
+        debug!(fault = fault.as_str(), issuer = known, iss = ?written, hint, "Refused a token.");
+    }
+
     async fn check(&self, credential: Credential, errand: Errand<'_>) -> Result<Caller, Unknown> {
         let settings = self.rules.settings();
+        if credential.token.reveal().len() > settings.limits.token_bytes() {
+            return Err(Unknown::Token(TokenFault::TooLarge));
+        }
         let unverified = Unverified::read(credential.token.reveal()).map_err(Unknown::Token)?;
         match (unverified.issuer().and_then(|iss| settings.issuer(iss)), &settings.kubernetes) {
             (Some(issuer), _) => {

@@ -24,7 +24,8 @@ impl Claims {
     /// The values of a claim as texts: one of a text or a whole number, several of a list, none of anything else.
     ///
     /// A name is first taken as it stands, so that `https://shop.example/role` is one; else its dots lead into objects, so
-    /// that `realm_access.roles` finds `{"realm_access": {"roles": […]}}`.
+    /// that `realm_access.roles` finds `{"realm_access": {"roles": […]}}`. A dot that belongs to a name on the way is written `\.`, as in
+    /// `resource_access.my\.app.roles`.
     pub fn values(&self, name: &str) -> Vec<String> {
         match self.find(name) {
             Some(Value::Array(values)) => values.iter().filter_map(text).take(MAX_VALUES).collect(),
@@ -45,8 +46,9 @@ impl Claims {
 
     fn find(&self, name: &str) -> Option<&Value> {
         self.0.get(name).or_else(|| {
-            let (first, rest) = name.split_once('.')?;
-            rest.split('.').try_fold(self.0.get(first)?, |value, step| value.get(step))
+            let mut steps = steps(name).into_iter();
+            let first = self.0.get(&steps.next()?)?;
+            steps.try_fold(first, |value, step| value.get(&step))
         })
     }
 }
@@ -55,6 +57,21 @@ impl FromIterator<(String, Value)> for Claims {
     fn from_iter<T: IntoIterator<Item = (String, Value)>>(claims: T) -> Self {
         Self(claims.into_iter().collect())
     }
+}
+
+/// The names along a path: parted by dots, but for those with a backslash before them.
+fn steps(path: &str) -> Vec<String> {
+    let (mut steps, mut step) = (Vec::new(), String::new());
+    let mut rest = path.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' if rest.peek() == Some(&'.') => step.extend(rest.next()),
+            '.' => steps.push(std::mem::take(&mut step)),
+            c => step.push(c),
+        }
+    }
+    steps.push(step);
+    steps
 }
 
 fn text(value: &Value) -> Option<String> {
@@ -95,6 +112,7 @@ mod tests {
     fn a_claim_is_found_by_its_whole_name_or_along_its_dots() {
         let claims = claims(json!({
             "sub": "42", "n": 42, "groups": ["a", 7, {"x": 1}, null, "b"], "realm_access": {"roles": ["r"]},
+            "resource_access": {"my.app": {"roles": ["x"]}, "my": {"app": {"roles": ["y"]}}}, "c.d": {"e": "dotted"},
             "https://shop.example/role": "clerk", "a.b": "whole", "a": {"b": "along"}, "f": 1.5, "o": {}, "t": true,
         }));
         for (name, values) in [
@@ -104,6 +122,10 @@ mod tests {
             ("realm_access.roles", &["r"]),
             ("https://shop.example/role", &["clerk"]),
             ("a.b", &["whole"]),
+            ("resource_access.my\\.app.roles", &["x"]),
+            ("resource_access.my.app.roles", &["y"]),
+            ("c\\.d.e", &["dotted"]),
+            ("c\\.d\\.e", &[]),
             ("t", &["true"]),
             ("f", &[]),
             ("o", &[]),

@@ -1,6 +1,7 @@
 //! Fetching a small document over HTTPS, from an address that the administrator has chosen and from nowhere else.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+use serde::Deserialize;
 
 /// Why there is no document.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,9 @@ pub enum FetchError {
     /// It sends us to another host, or in circles.
     #[error("{0} redirects to another place: write the final address")]
     Redirect(String),
+    /// The discovery document is none, or is another issuer's.
+    #[error("the discovery document at {0} {1}")]
+    Discovery(String, &'static str),
     /// More than any such document has.
     #[error("the document has more than {MAX_BYTES} bytes")]
     TooLarge,
@@ -66,6 +71,49 @@ pub async fn fetch(url: &Uri, ca: Option<&Path>) -> Result<Bytes, FetchError> {
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
     let client: Fetcher = Client::builder(TokioExecutor::new()).build(connector);
     tokio::time::timeout(DEADLINE, follow(&client, url)).await.map_err(|_| FetchError::Timeout(DEADLINE))?
+}
+
+/// Where the keys of an issuer are, by its discovery document (OpenID Connect Discovery 1.0, section 4). The document comes from
+/// the issuer itself, so it may name another host.
+pub async fn discover(issuer: &str, at: &Uri, ca: Option<&Path>) -> Result<Uri, FetchError> {
+    let document = fetch(at, ca).await?;
+    jwks_uri(issuer, &document).map_err(|fault| FetchError::Discovery(place(at), fault))
+}
+
+fn jwks_uri(issuer: &str, document: &[u8]) -> Result<Uri, &'static str> {
+    #[derive(Deserialize)]
+    struct Document {
+        issuer: String,
+        jwks_uri: String,
+    }
+    let document = document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document);
+    let Document { issuer: named, jwks_uri } =
+        serde_json::from_slice(document).map_err(|_| "is no JSON object with issuer and jwks_uri")?;
+    if named != issuer {
+        let but_for_a_slash = named.trim_end_matches('/') == issuer.trim_end_matches('/');
+        return Err(match but_for_a_slash {
+            true => "names an issuer that differs by a final slash: write it in the settings as it stands there",
+            false => "names another issuer",
+        });
+    }
+    let url: Uri = jwks_uri.parse().map_err(|_| "has a jwks_uri that is no address")?;
+    if is_private(&url) { Ok(url) } else { Err("has a jwks_uri that is not https") }
+}
+
+/// Whether nobody on the way can change what comes from there.
+pub fn is_private(url: &Uri) -> bool {
+    match url.scheme_str() {
+        Some("https") => true,
+        Some("http") => is_loopback(url),
+        _ => false,
+    }
+}
+
+/// Nobody is on the way to this machine itself.
+fn is_loopback(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default();
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 async fn follow(client: &Fetcher, url: &Uri) -> Result<Bytes, FetchError> {
@@ -164,6 +212,23 @@ mod tests {
             "",
         ] {
             assert_eq!(to(elsewhere), None, "{elsewhere}");
+        }
+    }
+
+    #[test]
+    fn a_discovery_document_is_its_issuers_and_names_a_safe_address() {
+        let read = |text: &str| jwks_uri("https://id.example", text.as_bytes()).map(|url| url.to_string());
+        let good = r#"{"issuer": "https://id.example", "jwks_uri": "https://keys.example/k", "scopes_supported": []}"#;
+        assert_eq!(read(good).as_deref(), Ok("https://keys.example/k"));
+        assert_eq!(read(&format!("\u{feff}{good}")).as_deref(), Ok("https://keys.example/k"));
+        for (from, to, hint) in [
+            ("id.example", "id.example/", "final slash"),
+            ("id.example", "evil.example", "another issuer"),
+            ("https://keys", "http://keys", "not https"),
+            ("jwks_uri", "jwks", "no JSON object"),
+            ("{", "[", "no JSON object"),
+        ] {
+            assert!(read(&good.replacen(from, to, 1)).unwrap_err().contains(hint), "{to}");
         }
     }
 

@@ -14,7 +14,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::auth::claims::Claims;
-use crate::auth::issuer::Issuer;
+use crate::auth::issuer::{Issuer, algorithm};
+use crate::limits::quota::MAX_TOKEN_BYTES;
 use crate::metrics::label::closed_set;
 
 /// A token as it stands in a request. It is never shown. Cheap to clone.
@@ -59,6 +60,8 @@ closed_set! {
         Claim = "claim",
         /// Its `sub` or `jti` is something else than a text.
         Subject = "subject",
+        /// A claim that the settings require is missing, or has another value.
+        Required = "required",
         /// Made for somebody else.
         Audience = "audience",
         /// Too old.
@@ -80,9 +83,6 @@ struct Header {
     /// An encrypted token (RFC 7516).
     enc: Option<Value>,
 }
-
-/// A request head has at most 32 KiB by default; tokens with hundreds of groups have 4.
-pub const MAX_TOKEN_BYTES: usize = 8 << 10;
 
 /// Longer key ids are no key ids.
 const MAX_KEY_ID_BYTES: usize = 256;
@@ -110,7 +110,7 @@ impl fmt::Debug for Secret {
 // === impl Unverified ===
 
 impl<'t> Unverified<'t> {
-    /// Reads the compact form. `sub` and `jti` are texts from here on, or absent.
+    /// Reads the compact form. How large a token may be by the settings is for the caller to check. `sub` and `jti` are texts from here on, or absent.
     pub fn read(token: &'t str) -> Result<Self, TokenFault> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenFault::TooLarge);
@@ -146,7 +146,7 @@ impl<'t> Unverified<'t> {
 
     /// Its algorithm, if the issuer uses it.
     pub fn algorithm(&self, issuer: &Issuer) -> Result<Algorithm, TokenFault> {
-        let known = self.algorithm.parse().ok().filter(|algorithm| issuer.algorithms.contains(algorithm));
+        let known = algorithm(&self.algorithm).filter(|algorithm| issuer.algorithms.contains(algorithm));
         known.ok_or(TokenFault::Algorithm)
     }
 
@@ -181,10 +181,14 @@ impl<'t> Unverified<'t> {
         if self.issuer() != Some(issuer.issuer.as_str()) {
             return Err(TokenFault::Issuer);
         }
-        if !has_audience(self.claims.get("aud"), &issuer.audiences) {
+        let claims = Claims::new(self.claims);
+        if !has_audience(claims.get(&issuer.audience_claim), &issuer.audiences) {
             return Err(TokenFault::Audience);
         }
-        let moment = |name: &str| match self.claims.get(name) {
+        if !issuer.required.iter().all(|(claim, value)| claims.values(claim).contains(value)) {
+            return Err(TokenFault::Required);
+        }
+        let moment = |name: &str| match claims.get(name) {
             None => Ok(None),
             Some(value) => time(value).map(Some).ok_or(TokenFault::Claim),
         };
@@ -195,7 +199,7 @@ impl<'t> Unverified<'t> {
         if moment("nbf")?.is_some_and(|from| from > now + issuer.leeway) {
             return Err(TokenFault::NotYet);
         }
-        Ok(Verified { claims: Claims::new(self.claims), until })
+        Ok(Verified { claims, until })
     }
 }
 
@@ -228,7 +232,7 @@ impl TokenFault {
     /// What to do about it. Nothing in it depends on the channel.
     pub const fn advice(self) -> &'static str {
         match self {
-            Self::TooLarge => "the token is too large: at most 8 KiB",
+            Self::TooLarge => "the token is larger than this gateway accepts",
             Self::Malformed => "the token is not a JSON Web Token as this gateway understands them",
             Self::Issuer => "the token's issuer is none whose tokens are accepted here",
             Self::Algorithm => "the token is signed with an algorithm that is not accepted from its issuer",
@@ -236,6 +240,7 @@ impl TokenFault {
             Self::Signature => "the token's signature is not its issuer's",
             Self::Claim => "the token lacks exp, or a time in it is not a number",
             Self::Subject => "the token's sub or jti is not a string (RFC 7519, sections 4.1.2 and 4.1.7)",
+            Self::Required => "the token lacks a claim that is required of its issuer's tokens: send an access token",
             Self::Audience => "the token is made for another audience",
             Self::Expired => "the token has expired: get a new one",
             Self::NotYet => "the token does not count yet",
@@ -303,6 +308,36 @@ pub(crate) mod tests {
         }
         let without = json!({"iss": "iss", "exp": 1000});
         assert_eq!(checked(&without, 900).err(), Some(TokenFault::Audience));
+    }
+
+    #[test]
+    fn the_audience_may_be_in_another_claim_and_others_may_be_required() {
+        let cognito = issuer(
+            "{name: c, issuer: iss, audience: app, audienceClaim: client_id, require: {token_use: access, roles: reader}, \
+             algorithms: [HS256], secret: {file: /s}}",
+        )
+        .unwrap();
+        let checked = |claims: Value| {
+            let token = signed(&JwtHeader::default(), &claims);
+            let key = DecodingKey::from_secret(SECRET);
+            Unverified::read(&token).unwrap().verify(&cognito, [&key], at(900)).err()
+        };
+        let good =
+            json!({"iss": "iss", "exp": 1000, "client_id": "app", "token_use": "access", "roles": ["x", "reader"]});
+        assert_eq!(checked(good.clone()), None);
+        for (claim, value, fault) in [
+            ("client_id", json!("other"), TokenFault::Audience),
+            ("client_id", Value::Null, TokenFault::Audience),
+            ("token_use", json!("id"), TokenFault::Required),
+            ("token_use", Value::Null, TokenFault::Required),
+            ("roles", json!(["readers"]), TokenFault::Required),
+        ] {
+            let mut claims = good.clone();
+            claims[claim] = value;
+            assert_eq!(checked(claims.clone()), Some(fault), "{claims}");
+        }
+        let aud = json!({"iss": "iss", "exp": 1000, "aud": "app", "token_use": "access", "roles": "reader"});
+        assert_eq!(checked(aud), Some(TokenFault::Audience), "aud is not the claim");
     }
 
     #[test]

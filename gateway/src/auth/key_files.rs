@@ -71,7 +71,7 @@ impl KeyFiles {
     /// The files of a source; `None` if its keys are not in files.
     pub fn of(source: &KeySource, algorithms: &[Algorithm]) -> Option<Self> {
         let (kind, current, previous) = match source {
-            KeySource::Url { .. } => return None,
+            KeySource::Url { .. } | KeySource::Discovered { .. } => return None,
             KeySource::File(file) => (Kind::Jwks, file, None),
             KeySource::Secret { file, previous } => (Kind::Secrets, file, previous.as_ref()),
         };
@@ -103,8 +103,8 @@ impl KeyFiles {
             return Ok(None);
         }
         let told = |error| KeyFileError::Faulty(self.current.watched.path().to_owned(), error);
-        if let Some((_, error)) = self.faulty.filter(|(of, _)| *of == digest) {
-            return Err(told(error));
+        if let Some((_, error)) = self.faulty.as_ref().filter(|(of, _)| *of == digest) {
+            return Err(told(error.clone()));
         }
         let read = match self.kind {
             Kind::Jwks => KeySet::from_jwks(current, &self.algorithms),
@@ -116,7 +116,7 @@ impl KeyFiles {
                 Ok(Some(keys))
             }
             Err(error) => {
-                self.faulty = Some((digest, error));
+                self.faulty = Some((digest, error.clone()));
                 Err(told(error))
             }
         }
@@ -257,7 +257,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(house.look(), (None, true), "no keys");
         }
-        let n = "A".repeat(342);
+        let n = "xcXF".repeat(85) + "xQ";
         let good = format!(r#"{{"keys": [{{"kty": "RSA", "kid": "a", "n": "{n}", "e": "AQAB"}}]}}"#);
         house.write("keys", &good);
         assert_eq!(house.look(), (Some(1), false));

@@ -5,15 +5,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use crate::auth::issuer::{Issuer, KeySource};
-use crate::auth::jwks_client::fetch;
+use crate::auth::jwks_client::{FetchError, discover, fetch};
 use crate::auth::key_files::{KeyFiles, Look};
-use crate::auth::key_set::{KeySet, KeySetError, Lookup, REFRESH, Ring};
+use crate::auth::key_set::{KeySet, KeySetError, LeftOut, Lookup, REFRESH, Ring};
 use crate::metrics::registry::{KeyRead, Metrics};
 use crate::runtime::file_watch::LOOK;
 
@@ -26,8 +27,8 @@ pub struct Keyring {
     missed: Notify,
     /// Counts the answers.
     answers: watch::Sender<u64>,
-    /// When a failure was logged last.
-    told: Mutex<Option<Instant>>,
+    /// When a failure was logged last, and which.
+    told: Mutex<Option<(Instant, String)>>,
 }
 
 /// Why there are no keys for a token.
@@ -99,8 +100,8 @@ impl Keyring {
     /// Keeps the keys up to date for ever.
     pub async fn follow(&self, metrics: &Metrics) {
         match &self.issuer.keys {
-            KeySource::Url { url, ca } => loop {
-                match fetch(url, ca.as_deref()).await {
+            KeySource::Url { .. } | KeySource::Discovered { .. } => loop {
+                match self.fetch().await {
                     Ok(document) => self.take(KeySet::from_jwks(&document, &self.issuer.algorithms), metrics),
                     Err(error) => self.failed(&error, metrics),
                 }
@@ -113,6 +114,18 @@ impl Keyring {
                     tokio::time::sleep(LOOK).await;
                 }
             }
+        }
+    }
+
+    async fn fetch(&self) -> Result<Bytes, FetchError> {
+        match &self.issuer.keys {
+            KeySource::Url { url, ca } => fetch(url, ca.as_deref()).await,
+            KeySource::Discovered { at, ca } => {
+                let url = discover(&self.issuer.issuer, at, ca.as_deref()).await?;
+                fetch(&url, ca.as_deref()).await
+            }
+            // Files are looked at, not fetched.
+            KeySource::File(_) | KeySource::Secret { .. } => Ok(Bytes::new()),
         }
     }
 
@@ -151,10 +164,13 @@ impl Keyring {
     fn take(&self, read: Result<KeySet, KeySetError>, metrics: &Metrics) {
         match read {
             Ok(set) => {
-                let keys = set.len();
+                let (keys, left_out) = (set.len(), set.left_out().to_vec());
                 metrics.keys_read(KeyRead::Taken);
                 if self.answered(Some(set)) {
                     info!(issuer = &*self.issuer.name, keys, "Took up the keys of an issuer.");
+                    for LeftOut { key_id, reason } in left_out {
+                        info!(issuer = &*self.issuer.name, key_id, reason, "Left out a key of an issuer.");
+                    }
                 }
             }
             Err(error) => self.failed(&error, metrics),
@@ -163,9 +179,8 @@ impl Keyring {
 
     fn failed(&self, error: &dyn std::error::Error, metrics: &Metrics) {
         metrics.keys_read(KeyRead::Failed);
-        let known = self.has_keys();
-        if self.is_to_be_told(Instant::now()) {
-            let cause = chain(error);
+        let (known, cause) = (self.has_keys(), chain(error));
+        if self.is_to_be_told(&cause, Instant::now()) {
             warn!(
                 issuer = &*self.issuer.name,
                 known,
@@ -176,13 +191,16 @@ impl Keyring {
         self.answered(None);
     }
 
-    /// Whether a failure is the first one, or has lasted so long that it is told again: a key that was withdrawn counts until then.
-    fn is_to_be_told(&self, now: Instant) -> bool {
+    /// Whether a failure is the first one or another one, or has lasted so long that it is told again: a key that was withdrawn counts
+    /// until then.
+    fn is_to_be_told(&self, cause: &str, now: Instant) -> bool {
         let mut told = self.told.lock();
-        let is_due = !self.ring.lock().is_failing()
-            || told.is_none_or(|at| now.saturating_duration_since(at) >= TELL_AGAIN_AFTER);
+        let is_old = told
+            .as_ref()
+            .is_none_or(|(at, last)| last != cause || now.saturating_duration_since(*at) >= TELL_AGAIN_AFTER);
+        let is_due = is_old || !self.ring.lock().is_failing();
         if is_due {
-            *told = Some(now);
+            *told = Some((now, cause.to_owned()));
         }
         is_due
     }

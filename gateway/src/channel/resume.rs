@@ -92,7 +92,7 @@ pub async fn seat(
             begin(channel, reader, &topics, route.events.from.into(), snapshots).await?
         }
         (Some(reader), StartAt::Position(text)) => match text.parse::<Position>() {
-            Ok(position) => resume(channel, position).await?,
+            Ok(position) => resume(channel, position, discreet.then_some(&topics)).await?,
             Err(_) => {
                 let begin = begin(channel, reader, &topics, route.events.from.into(), snapshots).await?;
                 let resumed = Some(begin.after.position(channel.fanout().epoch()));
@@ -182,8 +182,8 @@ async fn begin(
     Ok(Begin::at(after))
 }
 
-/// Where a client with a position begins.
-async fn resume(channel: &Arc<LiveChannel>, position: Position) -> Result<Begin, ReadError> {
+/// Where a client with a position begins. One that sees topics `only` is not told when anything else was stored.
+async fn resume(channel: &Arc<LiveChannel>, position: Position, only: Option<&TopicSet>) -> Result<Begin, ReadError> {
     let here = Begin {
         checkpoint: Some(position),
         resumes: true,
@@ -194,14 +194,18 @@ async fn resume(channel: &Arc<LiveChannel>, position: Position) -> Result<Begin,
     loop {
         let (located, generation, epoch, floor) = {
             let fanout = channel.fanout();
-            (fanout.locate(position), fanout.generation(), fanout.epoch(), fanout.floor())
+            let located = match only {
+                Some(topics) => fanout.locate_among(position, topics),
+                None => fanout.locate(position),
+            };
+            (located, fanout.generation(), fanout.epoch(), fanout.floor())
         };
         match (located, confirmed) {
             (Located::Here, _) => return Ok(here),
             (Located::Behind, _) => {
                 let source = channel.source().filter(|source| source.generation == generation);
                 let source = source.ok_or(ReadError::Replaced)?;
-                if is_same(channel, &source, position, floor).await? {
+                if is_same(channel, &source, position, floor, only).await? {
                     return Ok(here);
                 }
             }
@@ -233,10 +237,18 @@ async fn resume(channel: &Arc<LiveChannel>, position: Position) -> Result<Begin,
 }
 
 /// Whether the stream holds at this position what the subscriber saw there.
-async fn is_same(channel: &LiveChannel, source: &Source, position: Position, floor: u64) -> Result<bool, ReadError> {
+async fn is_same(
+    channel: &LiveChannel,
+    source: &Source,
+    position: Position,
+    floor: u64,
+    only: Option<&TopicSet>,
+) -> Result<bool, ReadError> {
     let (Some(seen), true) = (position.stamp, position.sequence > 0) else { return Ok(true) };
     let chunk = channel.backfill().around(source, position.sequence, floor).await?;
     Ok(match chunk.at(position.sequence) {
+        // What it does not see does not tell when it was stored.
+        Some(entry) if only.is_some_and(|topics| !entry.is_seen_by(topics)) => true,
         Some(entry) if entry.sequence == position.sequence => entry.stamp() == seen,
         // It is gone. What comes after it cannot be older.
         Some(next) => !Stamp::from_millis(next.time + CLOCK_SKEW).is_before(seen),

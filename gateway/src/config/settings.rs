@@ -102,6 +102,12 @@ impl Settings {
         self.issuers.iter().find(|issuer| issuer.issuer == iss)
     }
 
+    /// The issuer that would write this as `iss`, but for final slashes.
+    pub fn nearly(&self, iss: &str) -> Option<&Arc<Issuer>> {
+        let without = |text: &str| text.trim_end_matches('/').to_owned();
+        self.issuers.iter().find(|issuer| issuer.issuer != iss && without(&issuer.issuer) == without(iss))
+    }
+
     fn read(document: Document) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
         let (mut issuers, mut names, mut writes) = (Vec::new(), HashSet::new(), HashSet::new());
@@ -202,6 +208,8 @@ issuers:
         let settings = Settings::from_yaml(&text).unwrap();
         assert_eq!(settings.issuer("https://id.example").map(|issuer| &*issuer.name), Some("main"));
         assert_eq!(settings.issuer("https://id.example/"), None);
+        assert_eq!(settings.nearly("https://id.example/").map(|issuer| &*issuer.name), Some("main"));
+        assert_eq!((settings.nearly("https://id.example"), settings.nearly("https://id.example/x")), (None, None));
         assert_eq!(settings.cookie, "__Host-t");
         assert_eq!(settings.kubernetes, Some(Kubernetes { audiences: vec!["tidings".into()] }));
         assert!(settings.denied.contains("main", Some("ann"), None));

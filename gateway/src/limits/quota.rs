@@ -21,6 +21,8 @@ pub struct Quotas {
     pub topics_per_request: Option<usize>,
     /// Ranges behind the logs that are read at the same time, over all channels.
     pub backfills: Option<usize>,
+    /// The bytes of a token.
+    pub token_bytes: Option<usize>,
 }
 
 closed_set! {
@@ -42,6 +44,8 @@ closed_set! {
         Topics = "topics",
         /// `backfills`.
         Backfills = "backfills",
+        /// `tokenBytes`.
+        TokenBytes = "token-bytes",
         /// `client.connections`.
         ClientConnections = "client-connections",
         /// `client.connectsPerSecond`.
@@ -84,6 +88,7 @@ pub struct QuotasDocument {
     channel: QuotaDocument,
     topics_per_request: Option<usize>,
     backfills: Option<usize>,
+    token_bytes: Option<SizeDocument>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -106,6 +111,15 @@ enum SizeDocument {
 /// The most topics that a request may ever name.
 pub const MAX_TOPICS: usize = 64;
 
+/// The most bytes that a token may have if nothing else is set: tokens with hundreds of groups have 4 KiB, and some providers send more.
+pub const DEFAULT_TOKEN_BYTES: usize = 16 << 10;
+
+/// The most that may be set; a request head has at most 32 KiB by default.
+pub const MAX_TOKEN_BYTES: usize = 64 << 10;
+
+/// The least that may be set: no token is shorter.
+const MIN_TOKEN_BYTES: usize = 1 << 10;
+
 /// The most ranges that may ever be read at the same time: 1,024 batches of 512 messages are more than any NATS answers at once.
 const MAX_BACKFILLS: usize = 1_024;
 
@@ -114,7 +128,7 @@ const MAX_BACKFILLS: usize = 1_024;
 impl Quotas {
     /// Reads the limits.
     pub fn read(document: QuotasDocument) -> Result<Self, Vec<Fault>> {
-        let QuotasDocument { client, channel, topics_per_request, backfills } = document;
+        let QuotasDocument { client, channel, topics_per_request, backfills, token_bytes } = document;
         let mut faults = Vec::new();
         let client = client.read("limits.client", &mut faults);
         let channel = channel.read("limits.channel", &mut faults);
@@ -124,17 +138,32 @@ impl Quotas {
         if backfills.is_some_and(|most| !(1..=MAX_BACKFILLS).contains(&most)) {
             faults.push(Fault::new("limits.backfills", "write 1 to 1024"));
         }
-        if faults.is_empty() { Ok(Self { client, channel, topics_per_request, backfills }) } else { Err(faults) }
+        let token_bytes = token_bytes.map(|size| size.bytes().ok().and_then(|bytes| usize::try_from(bytes).ok()));
+        let allowed = MIN_TOKEN_BYTES..=MAX_TOKEN_BYTES;
+        if token_bytes.is_some_and(|most| most.is_none_or(|most| !allowed.contains(&most))) {
+            faults.push(Fault::new("limits.tokenBytes", "write 1Ki to 64Ki"));
+        }
+        let token_bytes = token_bytes.flatten();
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        Ok(Self { client, channel, topics_per_request, backfills, token_bytes })
+    }
+
+    /// The most bytes that a token may have.
+    pub fn token_bytes(&self) -> usize {
+        self.token_bytes.unwrap_or(DEFAULT_TOKEN_BYTES)
     }
 
     /// Every limit of the settings, with 0 for none.
-    pub fn each(&self) -> [(Limit, u64); 10] {
+    pub fn each(&self) -> [(Limit, u64); 11] {
         let number = |most: Option<u32>| most.unwrap_or_default().into();
         let size = |most: usize| u64::try_from(most).unwrap_or(u64::MAX);
-        let Self { client, channel, topics_per_request, backfills } = self;
+        let Self { client, channel, topics_per_request, backfills, token_bytes: _ } = self;
         [
             (Limit::Topics, size(topics_per_request.unwrap_or(MAX_TOPICS))),
             (Limit::Backfills, size(backfills.unwrap_or(AT_ONCE))),
+            (Limit::TokenBytes, size(self.token_bytes())),
             (Limit::ClientConnections, number(client.connections)),
             (Limit::ClientConnects, number(client.connects_per_second)),
             (Limit::ClientPublications, number(client.publish_per_second)),
@@ -158,14 +187,22 @@ impl Quotas {
     }
 }
 
+// === impl SizeDocument ===
+
+impl SizeDocument {
+    fn bytes(self) -> Result<u64, units::UnitError> {
+        match self {
+            Self::Number(bytes) => Ok(bytes),
+            Self::Text(text) => units::bytes(&text),
+        }
+    }
+}
+
 // === impl QuotaDocument ===
 
 impl QuotaDocument {
     fn read(self, at: &str, faults: &mut Vec<Fault>) -> Quota {
-        let bytes = self.publish_bytes_per_second.map(|size| match size {
-            SizeDocument::Number(bytes) => Ok(bytes),
-            SizeDocument::Text(text) => units::bytes(&text),
-        });
+        let bytes = self.publish_bytes_per_second.map(SizeDocument::bytes);
         let publish_bytes_per_second = bytes.and_then(|bytes| {
             let told = |error: units::UnitError| Fault::new(format!("{at}.publishBytesPerSecond"), error.to_string());
             bytes.map_err(|error| faults.push(told(error))).ok()
@@ -193,11 +230,16 @@ mod tests {
         assert_eq!(quotas.client.connections, Some(5));
         assert_eq!(quotas.client.publish_bytes_per_second, Some(1 << 20));
         assert_eq!((quotas.channel, quotas.topics_per_request), (Quota::default(), Some(8)));
+        assert_eq!(quotas.token_bytes(), 16 << 10);
+        assert_eq!(read("{tokenBytes: 8Ki}").unwrap().token_bytes(), 8 << 10);
         assert_eq!(read("{channel: {publishBytesPerSecond: 7}}").unwrap().channel.publish_bytes_per_second, Some(7));
         for (yaml, path) in [
             ("{client: {publishBytesPerSecond: much}}", "limits.client.publishBytesPerSecond"),
             ("{topicsPerRequest: 65}", "limits.topicsPerRequest"),
             ("{topicsPerRequest: 0}", "limits.topicsPerRequest"),
+            ("{tokenBytes: 1000}", "limits.tokenBytes"),
+            ("{tokenBytes: 65Ki}", "limits.tokenBytes"),
+            ("{tokenBytes: long}", "limits.tokenBytes"),
             ("{backfills: 0}", "limits.backfills"),
             ("{backfills: 1025}", "limits.backfills"),
         ] {

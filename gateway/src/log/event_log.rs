@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tidings_crds::position::{Epoch, Position, Stamp};
+use tidings_crds::topic::TopicSet;
 
 use crate::log::chunked::Frame;
 use crate::log::publication::Millis;
@@ -102,6 +103,11 @@ impl Entry {
         self.kind != Kind::Event
     }
 
+    /// Whether a subscriber of these topics sees it.
+    pub fn is_seen_by(&self, topics: &TopicSet) -> bool {
+        self.is_for_all() || topics.matches(&self.topic)
+    }
+
     /// What it counts for against a limit in bytes.
     pub fn cost(&self) -> usize {
         self.frame.len() + Self::COST
@@ -176,6 +182,25 @@ impl Log {
                 self.floor = to;
             }
         }
+    }
+
+    /// Where the position of a subscriber lies that sees these topics alone. It must not be told when anything else was stored, so the
+    /// stamp of its position is only compared with that of an event that it sees.
+    pub fn locate_among(&self, position: Position, topics: &TopicSet) -> Located {
+        let n = position.sequence;
+        match self.locate(Position { stamp: None, ..position }) {
+            // Whose stamp the floor's is, only the stream knows.
+            Located::Here if position.stamp.is_some() && n == self.floor.sequence && n > 0 => Located::Behind,
+            Located::Here if self.sees_at(n, topics) => self.locate(position),
+            located => located,
+        }
+    }
+
+    /// Whether a subscriber of these topics sees what stands at a sequence, or first behind it.
+    fn sees_at(&self, sequence: u64, topics: &TopicSet) -> bool {
+        let at = self.entries.partition_point(|entry| entry.sequence < sequence);
+        let next = self.entries.iter().skip(at).find(|entry| entry.kind != Kind::Lost);
+        next.is_some_and(|entry| entry.is_seen_by(topics))
     }
 
     /// Where a subscriber's position lies.
@@ -269,6 +294,32 @@ mod tests {
         ] {
             assert_eq!(log.locate(position), expected, "{position}");
         }
+    }
+
+    #[test]
+    fn a_stamp_says_nothing_about_what_a_subscriber_does_not_see() {
+        let mut log = log(3, 9);
+        for (sequence, topic) in [(4, "mine"), (5, "other"), (7, "mine"), (9, "other")] {
+            let made = entry(sequence);
+            let entry =
+                Entry { topic: topic.into(), frame: made.frame.clone(), sequence, time: made.time, kind: made.kind };
+            log.append(Arc::new(entry));
+        }
+        let mine = TopicSet::new(["mine".parse().unwrap()]).unwrap();
+        let guess = |sequence| Position { stamp: Some(Stamp::from_millis(1)), ..position(sequence) };
+        for (sequence, right, wrong) in [
+            (3, Located::Behind, Located::Behind),
+            (4, Located::Here, Located::OtherStamp),
+            (5, Located::Here, Located::Here),
+            (7, Located::Here, Located::OtherStamp),
+            (8, Located::Here, Located::Here),
+            (9, Located::Here, Located::Here),
+            (10, Located::Ahead, Located::Ahead),
+        ] {
+            assert_eq!(log.locate_among(position(sequence), &mine), right, "{sequence}");
+            assert_eq!(log.locate_among(guess(sequence), &mine), wrong, "{sequence}");
+        }
+        assert_eq!(log.locate_among(Position { stamp: None, ..position(3) }, &mine), Located::Here);
     }
 
     #[test]

@@ -126,6 +126,11 @@ impl Fanout {
         self.log.locate(position)
     }
 
+    /// The same for a subscriber that sees these topics alone and must not be told when anything else was stored.
+    pub fn locate_among(&self, position: Position, topics: &TopicSet) -> Located {
+        self.log.locate_among(position, topics)
+    }
+
     /// Seats a subscriber behind `after`.
     pub fn join(&mut self, topics: &TopicSet, after: Mark) -> Cursor {
         let feed = match self.by_topics.get(topics) {

@@ -224,11 +224,11 @@ impl Stream {
     }
 
     /// Whether a client that stands at `through` in one incarnation can go on in the other: both have the same messages up to
-    /// there, or, where a newer value replaces an older one, only replaced ones differ.
+    /// there, or only such differ as were deleted or replaced in the other.
     pub fn agree(&self, one: usize, other: usize, through: u64) -> bool {
         let (one, other, through) = (&self.eras[one], &self.eras[other], through as usize);
         let both = one.ids.iter().zip(&other.ids).take(through);
-        let replaced = |id: &usize| self.keeps == Keeps::NewestOfEachTopic && self.facts[*id].gone.is_some();
+        let replaced = |id: &usize| self.facts[*id].gone == Some(Removal::Alone);
         one.epoch == other.epoch
             && one.ids.len().min(other.ids.len()) >= through
             && both.into_iter().all(|(one, other)| one == other || replaced(other))

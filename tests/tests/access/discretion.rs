@@ -1,4 +1,4 @@
-//! What is told about tokens: nothing.
+//! What is told about tokens, and about events that a subscriber may not see: nothing.
 
 use serde_json::json;
 use tidings_tests::installation::Settings;
@@ -48,4 +48,50 @@ async fn no_token_is_ever_told() {
             }
         }
     }
+}
+
+/// A position at an event of another's gets the same answer whatever its stamp is, from a gateway whose log has the event and from one that
+/// has to read it.
+#[tokio::test]
+async fn a_position_does_not_tell_when_an_event_was_stored_that_its_bearer_may_not_see() {
+    let house = House::open_with(Settings::default().gateways(2), "").await;
+    let channel = house.site.channel(token_channel("private", json!(["user.{sub}"]))).await;
+    let everything = json!({"subscribe": [{"channels": ["*/*"], "topics": [">"]}]});
+    let admin = house.keys.sign(&Draft::new(MAIN, "admin").with("tidings", everything));
+    let mut all = house.subscribe(&channel, &[], &admin).await;
+    let publish = house.site.publisher(&channel).await;
+    publish.publish("user.ann", "hers").await;
+    publish.publish("user.bob", "his").await;
+    let (hers, his) = (all.next_event().await, all.next_event().await);
+    assert_eq!((hers.data.as_str(), his.data.as_str()), ("hers", "his"));
+    let guesses = |id: &str| {
+        let (at, stamp) = id.rsplit_once('-').expect("a position with a stamp");
+        let stamp = u64::from_str_radix(stamp, 36).expect("a stamp");
+        [stamp - 1, stamp, stamp + 1, 1].map(|stamp| format!("{at}-{}", base36(stamp)))
+    };
+    for gateway in [0, 1] {
+        let is_reset = async |id: String| {
+            let client = house.site.client(gateway, &channel, &[("last_event_id", &id)]);
+            let mut source = client.header("authorization", &format!("Bearer {}", house.ann())).open();
+            source.next_open().await;
+            publish.publish("user.ann", "more").await;
+            source.next_event().await.event == "tidings.gap"
+        };
+        for id in guesses(&his.id) {
+            assert!(!is_reset(id.clone()).await, "gateway {gateway}: {id}");
+        }
+        for (id, expected) in guesses(&hers.id).into_iter().zip([true, false, true, true]) {
+            // Her own event tells, so that a stream that was replaced is noticed.
+            assert_eq!(is_reset(id.clone()).await, expected, "gateway {gateway}: {id}");
+        }
+    }
+}
+
+fn base36(mut number: u64) -> String {
+    let mut digits = Vec::new();
+    while number > 0 {
+        digits.push(char::from_digit((number % 36) as u32, 36).expect("a digit"));
+        number /= 36;
+    }
+    digits.into_iter().rev().collect()
 }

@@ -86,7 +86,7 @@ fn tokens(house: &House) -> Vec<(&'static str, Option<String>, Standing)> {
         ("a subject that is a list", sign(&ann.clone().with("sub", json!(["ann"]))), Standing::Bad),
         ("an id that is a number", sign(&ann.clone().with("jti", 42)), Standing::Bad),
         ("tampered", Some(tampered), Standing::Bad),
-        ("oversized", sign(&ann.clone().with("x", "x".repeat(8_000))), Standing::Bad),
+        ("oversized", sign(&ann.clone().with("x", "x".repeat(14_000))), Standing::Bad),
         ("malformed", Some("a.b.c".to_owned()), Standing::Bad),
         ("empty", Some(String::new()), Standing::Bad),
     ]
