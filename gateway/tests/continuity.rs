@@ -159,7 +159,7 @@ impl Stream {
             time: sequence * 10,
             topic: self.facts[&sequence].topic.into(),
             event: None,
-            data: Bytes::from(sequence.to_string()),
+            data: sequence.to_string().into(),
             marker: false,
         }
     }
