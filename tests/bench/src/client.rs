@@ -61,6 +61,7 @@ enum Body {
 #[derive(Debug, Default)]
 struct Block {
     control: bool,
+    checkpoint: bool,
     sequence: Option<u64>,
     data: Option<Payload>,
 }
@@ -192,7 +193,7 @@ impl Client {
         } else if line.is_empty() {
             let block = std::mem::take(&mut self.block);
             self.faults.control += u64::from(block.control);
-            if let (false, Some(payload)) = (block.control, block.data) {
+            if let (false, Some(payload)) = (block.control || block.checkpoint, block.data) {
                 self.event(payload);
                 if let Some(sequence) = block.sequence {
                     self.faults.reordered += u64::from(sequence <= self.sequence);
@@ -200,6 +201,9 @@ impl Client {
                 }
                 seen(payload);
             }
+        } else if line == b"event: tidings.position" {
+            // The opening, and heartbeats: no fault, and no event of the channel's.
+            self.block.checkpoint = true;
         } else if line.starts_with(b"event: tidings.") {
             self.block.control = true;
         } else if let (true, Some(id)) = (self.keeps_ids || self.checks_order, line.strip_prefix(b"id: ")) {
@@ -249,7 +253,7 @@ mod tests {
 
     fn event(number: u64) -> String {
         format!(
-            "id: a-{number}\ndata: {}\n\n",
+            "data: {}\nid: a-{number}\n\n",
             String::from_utf8(Payload { publisher: 1, number, at: 5 }.write(100)).unwrap()
         )
     }
@@ -271,7 +275,8 @@ mod tests {
         let second = event(2);
         let (first, second) = second.split_at(30);
         let chunked = format!("{CHUNKED}{}{}{}{}", chunk(&event(1)), chunk(first), chunk(second), chunk(&event(3)));
-        let plain = format!("{PLAIN}:\n\n{}{}{}", event(1), event(2), event(3));
+        let opening = "event: tidings.position\ndata:\nid: a-0\n\n:\n";
+        let plain = format!("{PLAIN}{opening}{}{}{}", event(1), event(2), event(3));
         for text in [chunked, plain] {
             in_pieces(&text, |client, numbers| {
                 assert_eq!((numbers, client.faults, client.open), (&[1, 2, 3][..], Faults::default(), true));

@@ -109,7 +109,7 @@ pub(crate) fn serve(address: SocketAddr) -> Result<()> {
 fn frame(unread: &mut Vec<u8>) -> Option<Vec<u8>> {
     let (length, rest) = unread.split_first_chunk::<4>()?;
     let data = rest.get(..u32::from_be_bytes(*length) as usize)?;
-    let frame = [b"id: 1cqk2v7q3x1a-100001-k3j9yf\ndata: ", data, b"\n\n"].concat();
+    let frame = [b"data: ", data, b"\nid: 1cqk2v7q3x1a-100001-k3j9yf\n\n"].concat();
     unread.drain(..data.len() + 4);
     Some(frame)
 }
