@@ -28,6 +28,9 @@ pub const MAX_FILTERS: usize = 512;
 /// at most.
 const MAX_STEPS: usize = 8_192;
 
+/// The most intersections of two filters that are collected before those that others contain are left out.
+const MAX_FOUND: usize = 4 * MAX_FILTERS;
+
 /// Counts the steps of one operation.
 #[derive(Debug, Default)]
 struct Steps(usize);
@@ -242,7 +245,7 @@ impl<'s> Walk<'s, '_> {
     fn at(&mut self, ours: Node, theirs: Node) -> Result<(), TooManyTopics> {
         self.steps.take()?;
         if !self.path.is_empty() && self.ours.end(ours).is_some() && self.theirs.end(theirs).is_some() {
-            self.both.push(filter(&self.path));
+            self.found(filter(&self.path))?;
         }
         if self.ours.child(ours, TAIL).is_some() {
             self.below(self.theirs, theirs)?;
@@ -285,6 +288,14 @@ impl<'s> Walk<'s, '_> {
         Ok(())
     }
 
+    fn found(&mut self, filter: TopicFilter) -> Result<(), TooManyTopics> {
+        if self.both.len() >= MAX_FOUND {
+            return Err(TooManyTopics);
+        }
+        self.both.push(filter);
+        Ok(())
+    }
+
     fn step(&mut self, token: &'s str, ours: Node, theirs: Node) -> Result<(), TooManyTopics> {
         self.path.push(token);
         let result = self.at(ours, theirs);
@@ -298,7 +309,7 @@ impl<'s> Walk<'s, '_> {
             self.steps.take()?;
             if let Some(rest) = row.get(node.depth..).filter(|rest| !rest.is_empty()) {
                 let tokens: Vec<&str> = self.path.iter().chain(rest).copied().collect();
-                self.both.push(filter(&tokens));
+                self.found(filter(&tokens))?;
             }
         }
         Ok(())

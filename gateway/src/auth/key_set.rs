@@ -188,8 +188,8 @@ impl Key {
     /// Reads one key; why it is not used, if it is not.
     fn read(mut written: Value, algorithms: &[Algorithm]) -> Result<Self, &'static str> {
         // RFC 9864 names the curve; it is the same algorithm.
-        if written.get("alg").and_then(Value::as_str) == Some("Ed25519") {
-            written["alg"] = "EdDSA".into();
+        if let Some(named) = written.get_mut("alg").filter(|named| **named == "Ed25519") {
+            *named = "EdDSA".into();
         }
         let operations = written.get("key_ops").and_then(Value::as_array);
         if operations.is_some_and(|operations| !operations.iter().any(|operation| operation == "verify")) {
@@ -251,7 +251,9 @@ fn sound(written: &mut Value) -> Result<(), &'static str> {
             if number("e").is_none_or(|exponent| exponent.iter().all(|byte| *byte == 0)) {
                 return Err("it has no exponent (e)");
             }
-            written["n"] = URL_SAFE_NO_PAD.encode(digits).into();
+            if let Some(modulus) = written.get_mut("n") {
+                *modulus = URL_SAFE_NO_PAD.encode(digits).into();
+            }
             Ok(())
         }
         (Some("EC"), Some("P-256")) if !(is_long("x", 32) && is_long("y", 32)) => {

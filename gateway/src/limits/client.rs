@@ -56,7 +56,7 @@ impl Client {
         if !is_proxy(peer) {
             return Self::from(peer);
         }
-        let (name, read): (_, fn(&str) -> Vec<Option<IpAddr>>) = match header {
+        let (name, read): (_, forwarded::ReadLine) = match header {
             ForwardedHeader::XForwardedFor => (FORWARDED_FOR, forwarded::x_forwarded_for),
             ForwardedHeader::Forwarded => (FORWARDED, forwarded::forwarded),
         };

@@ -8,12 +8,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::HeaderValue;
 
+/// Reads the hops of one line, in order; `None` is what is no address.
+pub type ReadLine = fn(&str) -> Vec<Option<IpAddr>>;
+
 /// A chain of addresses, the nearest first. It ends with the first hop that is no address.
 pub fn hops<'h>(
     lines: impl DoubleEndedIterator<Item = &'h HeaderValue>,
-    hops_of_line: fn(&str) -> Vec<Option<IpAddr>>,
+    read: ReadLine,
 ) -> impl Iterator<Item = IpAddr> {
-    let of_line = move |line: &HeaderValue| line.to_str().map_or_else(|_| vec![None], hops_of_line);
+    let of_line = move |line: &HeaderValue| line.to_str().map_or_else(|_| vec![None], read);
     lines.rev().flat_map(move |line| of_line(line).into_iter().rev()).map_while(|hop| hop)
 }
 
