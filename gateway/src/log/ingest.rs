@@ -461,13 +461,12 @@ impl Ingest {
             self.routed = Some(flight.at);
         }
         match self.identity.state(info, self.head, flight.head, flight.at) {
-            Verdict::Another => return self.start_over(info, now, steps),
+            Verdict::Another => self.start_over(info, now, steps),
             // A message has to be compared: at once.
-            Verdict::Unproven if self.identity.wanted().is_some() => return,
+            Verdict::Unproven if self.identity.wanted().is_some() => {}
             Verdict::Unproven => {
                 self.info_due = now + PAUSES[1];
                 self.hold_until = Some(self.info_due);
-                return;
             }
             Verdict::Same => self.go_on(info, flight.at, now, steps),
         }
