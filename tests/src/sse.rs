@@ -183,7 +183,7 @@ mod tests {
     fn one_byte_order_mark_is_dropped_at_the_start_only() {
         assert_eq!(read("\u{feff}data: a\n\n"), [event("", "message", "a")]);
         assert_eq!(read("\u{feff}\u{feff}data: a\n\n"), [Item::Blank]);
-        assert_eq!(read(":\n\u{feff}data: a\n\n"), [Item::Comment(String::new())]);
+        assert_eq!(read(":\n\u{feff}data: a\n\n"), [Item::Comment(String::new()), Item::Blank]);
     }
 
     #[test]

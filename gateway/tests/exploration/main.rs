@@ -107,7 +107,9 @@ fn long_histories_at_random() {
         None
     });
     if let Some(failed) = failed {
-        panic!("run again with TIDINGS_SEED={seed}\n{failed}");
+        // Printed, as another test may be keeping panics quiet right now.
+        println!("run again with TIDINGS_SEED={seed}\n{failed}");
+        panic!("a history fails: see above");
     }
     eprintln!("{done} steps in histories at random, up to seed {seed}");
 }
@@ -139,7 +141,8 @@ fn all_short_histories() {
         }
         None
     });
-    assert!(failed.is_none(), "{}", failed.unwrap_or_default());
+    println!("{}", failed.as_deref().unwrap_or_default());
+    assert!(failed.is_none(), "a history fails: see above");
     eprintln!("{tried} histories of {depth} acts, all there are");
     // As many as the alphabet allows, for each channel.
     assert_eq!(tried, Setup::small().len() as u64 * (alphabet.len() as u64).pow(depth as u32));

@@ -228,7 +228,11 @@ impl Stream {
     pub fn agree(&self, one: usize, other: usize, through: u64) -> bool {
         let (one, other, through) = (&self.eras[one], &self.eras[other], through as usize);
         let both = one.ids.iter().zip(&other.ids).take(through);
-        let replaced = |id: &usize| self.facts[*id].gone == Some(Removal::Alone);
+        let replaced = |id: &usize| match self.facts[*id].gone {
+            Some(Removal::Front) => self.keeps == Keeps::NewestOfEachTopic,
+            Some(Removal::Alone) => true,
+            None => false,
+        };
         one.epoch == other.epoch
             && one.ids.len().min(other.ids.len()) >= through
             && both.into_iter().all(|(one, other)| one == other || replaced(other))
