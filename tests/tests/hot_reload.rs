@@ -13,21 +13,39 @@ fn was_ended(record: &[tidings_tests::event_source::Entry]) -> bool {
 }
 
 #[tokio::test]
-async fn a_change_of_how_events_are_sent_ends_no_stream() {
+async fn a_change_of_how_a_stream_is_kept_open_ends_none() {
     let site = Installation::start().await;
     let channel = site.channel(Manifest::public("orders")).await;
     let mut source = site.subscribe(0, &channel, &[]).await;
-    let changed = channel.with("events/heartbeatSeconds", 1).with("events/maxEventBytes", "10");
+    let changed = channel.with("events/heartbeatSeconds", 1);
     let changed = site.channel(changed.with("cors/origins", json!(["https://shop.example"]))).await;
     let publisher = site.publisher(&changed).await;
-    publisher.publish("a", "twelve bytes").await;
     publisher.publish("a", "small").await;
-    assert_eq!(source.next_event().await.event, "tidings.oversize", "the new limit is in force");
     assert_eq!(source.next_event().await.data, "small");
     source.next("a heartbeat", |what| matches!(what, Happening::Comment(_)).then_some(())).await;
     assert!(!was_ended(&source.record()), "{}", source.tail());
     let answer = Request::get(site.url(0, &changed, &[])).header("origin", "https://shop.example").open().await;
     assert_eq!(answer.expect("an answer").headers()["access-control-allow-origin"], "https://shop.example");
+}
+
+/// One id does not stand for two contents: what was made in the old way is not mixed with what is made in the new one.
+#[tokio::test]
+async fn a_change_of_what_events_are_made_of_ends_all_streams() {
+    for (field, value, shown) in [
+        ("events/maxEventBytes", json!("10"), "tidings.oversize"),
+        ("events/encoding", json!("Base64"), "dHdlbHZlIGJ5dGVz"),
+    ] {
+        let site = Installation::start().await;
+        let channel = site.channel(Manifest::public("orders")).await;
+        let mut source = site.subscribe(0, &channel, &[]).await;
+        let changed = site.channel(channel.with(field, value)).await;
+        let end = source.next_event().await;
+        assert_eq!((end.event.as_str(), end.data.as_str()), ("tidings.end", "{\"reason\":\"channel-changed\"}"));
+        source.next_open().await;
+        site.publisher(&changed).await.publish("a", "twelve bytes").await;
+        let event = source.next_event().await;
+        assert!([&event.event, &event.data].contains(&&shown.to_owned()), "{event:?}");
+    }
 }
 
 #[tokio::test]

@@ -168,13 +168,16 @@ async fn begin(
     let head = channel.fanout().head();
     let before = |sequence: u64| Mark { sequence: sequence.saturating_sub(1), stamp: None };
     let after = match from {
-        FromWhere::LastPerTopic if !one_per_topic(channel) => {
-            let snapshot = snapshots.take(channel, topics).await?;
-            let after = snapshot.through;
-            return Ok(Begin { snapshot: Some(snapshot), resumes: true, ..Begin::at(after) });
-        }
-        // Where each topic has one message only, all messages are the newest ones.
-        FromWhere::All | FromWhere::LastPerTopic | FromWhere::New => before(info.first.max(1)),
+        FromWhere::LastPerTopic => match snapshots.take(channel, topics).await {
+            Ok(snapshot) => {
+                let after = snapshot.through;
+                return Ok(Begin { snapshot: Some(snapshot), resumes: true, ..Begin::at(after) });
+            }
+            // Too much to be put together; but where each topic has one message only, all messages are the newest ones.
+            Err(ReadError::TooMuch(_)) if one_per_topic(channel) => before(info.first.max(1)),
+            Err(error) => return Err(error),
+        },
+        FromWhere::All | FromWhere::New => before(info.first.max(1)),
         FromWhere::Last => last(channel, reader, topics).await?.map_or(head, before),
         FromWhere::Time(time) => since(channel, reader, time).await?.map_or(head, before),
     };

@@ -1,7 +1,8 @@
 //! The newest event of every topic, for those who begin with it: listed by the leader, read in pages by any replica that knows
 //! the stream far enough, once for all who ask at the same time, and within a bound in bytes for the whole process.
 //!
-//! A channel that keeps one message per topic needs none of this: there, all that exists is the newest of each.
+//! In a channel that keeps one message per topic, what is too much for this is replayed: there, all that exists is the newest of
+//! each, but for values that the Log still has although newer ones came.
 
 use std::collections::HashMap;
 use std::sync::Arc;
