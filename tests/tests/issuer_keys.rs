@@ -166,7 +166,7 @@ async fn an_issuer_that_was_never_reached_turns_nobody_away_for_good_and_nobody_
             let get = Request::get(url(&channel)).header("accept", "text/event-stream");
             let reply = get.header("authorization", format!("Bearer {}", token(&key))).send().await;
             assert_eq!(reply.status, 200, "{what}");
-            assert!(reply.text().starts_with("retry: ") && reply.text().ends_with("\n\n"), "{what}: {}", reply.text());
+            assert!(reply.text().starts_with("retry: "), "{what}: {}", reply.text());
         }
         house.server.set(Day::keys(&[&key]));
         let opened = || async {

@@ -224,15 +224,11 @@ impl Stream {
     }
 
     /// Whether a client that stands at `through` in one incarnation can go on in the other: both have the same messages up to
-    /// there, or only such differ as were deleted or replaced in the other.
+    /// there, or only such differ as are gone in the other: nobody can compare what is gone.
     pub fn agree(&self, one: usize, other: usize, through: u64) -> bool {
         let (one, other, through) = (&self.eras[one], &self.eras[other], through as usize);
         let both = one.ids.iter().zip(&other.ids).take(through);
-        let replaced = |id: &usize| match self.facts[*id].gone {
-            Some(Removal::Front) => self.keeps == Keeps::NewestOfEachTopic,
-            Some(Removal::Alone) => true,
-            None => false,
-        };
+        let replaced = |id: &usize| self.facts[*id].gone.is_some();
         one.epoch == other.epoch
             && one.ids.len().min(other.ids.len()) >= through
             && both.into_iter().all(|(one, other)| one == other || replaced(other))
