@@ -350,6 +350,9 @@ impl Client {
 
     /// What lies between must be gone; alone, where the client had to be told of all else.
     fn pass(&self, era: usize, after: u64, next: u64, tell: bool, stream: &Stream) {
+        // A stream that went back, and of which everything is gone that came in the place of what was seen: see `agree`.
+        let epoch = stream.eras[era].epoch;
+        let tell = tell && stream.eras.iter().filter(|known| known.epoch == epoch).count() == 1;
         for sequence in after + 1..next {
             // Where a stream went back, what it had there before is no more.
             let Some(id) = stream.eras[era].ids.get(sequence as usize - 1) else { continue };
