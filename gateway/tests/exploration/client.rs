@@ -281,8 +281,8 @@ impl Client {
                     let known = &stream.eras[*era];
                     known.epoch == position.epoch && known.ids.len() as u64 >= position.sequence
                 };
-                let candidates = (before..stream.eras.len()).filter(fits);
-                candidates.rev().find(|era| stream.agree(before, *era, at))
+                let mut candidates = (before..stream.eras.len()).filter(fits);
+                candidates.find(|era| stream.agree(before, *era, at))
             }
             _ => None,
         };
