@@ -3,7 +3,7 @@
 //! Ranges begin at multiples of `ALIGN`, so that thousands of clients that come back at slightly different positions
 //! share them, and go on where the one before ended. What is read is kept for a moment, within a bound in bytes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,9 @@ const SINGLES: usize = 64;
 
 /// Chunks kept: 32 MiB hold 10,000 clients' worth of the last thousand events of a few channels.
 const KEPT_BYTES: usize = 32 << 20;
+
+/// How many ranges are remembered that broke the connection; behind that, each may do so once more.
+const BROKEN: usize = 1024;
 
 /// How long a chunk is kept: as long as a wave of reconnects takes.
 const KEPT_FOR: Duration = Duration::from_secs(10);
@@ -93,6 +96,8 @@ struct Kept {
     flights: HashMap<Key, Flight>,
     order: VecDeque<Key>,
     bytes: usize,
+    /// Where ranges begin, by channel, whose batches broke the connection: they are read message by message.
+    broken: HashSet<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -144,16 +149,25 @@ impl Backfill {
     }
 
     async fn shared(&self, source: &Source, key: Key, floor: u64) -> Result<Arc<Chunk>, ReadError> {
-        let flight = self.kept.lock().flight(&key, Instant::now());
-        let chunk = flight
-            .get_or_try_init(|| async {
-                let _reading = self.begin().await;
-                let chunk = Arc::new(fetch(source, key.topics.as_ref(), key.from, floor).await?);
-                self.kept.lock().landed(&key, chunk.cost());
-                Ok(chunk)
-            })
-            .await?;
-        Ok(chunk.clone())
+        let (flight, careful) = {
+            let mut kept = self.kept.lock();
+            (kept.flight(&key, Instant::now()), kept.broken.contains(&(key.channel, key.from)))
+        };
+        let read = flight.get_or_try_init(|| async {
+            let _reading = self.begin().await;
+            let chunk = Arc::new(fetch(source, key.topics.as_ref(), key.from, floor, careful).await?);
+            self.kept.lock().landed(&key, chunk.cost());
+            Ok(chunk)
+        });
+        match read.await {
+            Ok(chunk) => Ok(chunk.clone()),
+            Err(error) => {
+                if error == ReadError::Broken {
+                    self.kept.lock().broke(&key);
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Waits for its turn to ask NATS something for a subscriber; whoever holds what it gives back takes part in the limit.
@@ -216,6 +230,13 @@ impl Kept {
         }
     }
 
+    fn broke(&mut self, key: &Key) {
+        if self.broken.len() >= BROKEN {
+            self.broken.clear();
+        }
+        self.broken.insert((key.channel, key.from));
+    }
+
     fn forget_oldest(&mut self) {
         if let Some(flight) = self.order.pop_front().and_then(|key| self.flights.remove(&key)) {
             self.bytes -= flight.cost;
@@ -224,8 +245,14 @@ impl Kept {
 }
 
 /// Reads what lies behind `from`, at least one batch or up to `floor`; an error if it is not certain that this is more than
-/// nothing, and of the expected stream.
-async fn fetch(source: &Source, topics: Option<&TopicSet>, from: u64, floor: u64) -> Result<Chunk, ReadError> {
+/// nothing, and of the expected stream. `careful`: message by message from the leader, as a batch broke the connection.
+async fn fetch(
+    source: &Source,
+    topics: Option<&TopicSet>,
+    from: u64,
+    floor: u64,
+    careful: bool,
+) -> Result<Chunk, ReadError> {
     if source.connects != Some(source.reader.connects()) {
         // Over this connection the stream may be another one; the relay is finding out.
         return Err(ReadError::Unavailable);
@@ -244,7 +271,7 @@ async fn fetch(source: &Source, topics: Option<&TopicSet>, from: u64, floor: u64
     let mut messages = Vec::new();
     let mut by_leader = false;
     for pattern in &patterns {
-        let extent = extent(source, pattern.as_ref(), from, floor, &mut by_leader).await?;
+        let extent = extent(source, pattern.as_ref(), (from, floor), careful, &mut by_leader).await?;
         through = through.min(extent.through());
         messages.extend(extent.into_messages());
     }
@@ -280,25 +307,21 @@ async fn fetch(source: &Source, topics: Option<&TopicSet>, from: u64, floor: u64
 async fn extent(
     source: &Source,
     pattern: Option<&Pattern>,
-    from: u64,
-    floor: u64,
+    (from, floor): (u64, u64),
+    careful: bool,
     by_leader: &mut bool,
 ) -> Result<Extent, ReadError> {
     let mut extent = Extent::behind(from);
     let mut singles = 0;
-    let mut broken = false;
     while extent.through() < floor && singles < SINGLES && extent.count() < BATCH {
         let mut rest = None;
-        if !broken {
-            match source.reader.batch(extent.through() + 1, pattern, For::Direct).await {
-                Ok(batch) => match extent.replica(batch.messages, source.keeps_all) {
-                    Reached::Further if batch.more => break,
-                    Reached::Further if extent.through() >= floor => break,
-                    Reached::Further | Reached::Nothing => {}
-                    Reached::Open(messages) => rest = Some(messages),
-                },
-                Err(ReadError::Broken) => broken = true,
-                Err(error) => return Err(error),
+        if !careful {
+            let batch = source.reader.batch(extent.through() + 1, pattern, For::Direct).await?;
+            match extent.replica(batch.messages, source.keeps_all) {
+                Reached::Further if batch.more => break,
+                Reached::Further if extent.through() >= floor => break,
+                Reached::Further | Reached::Nothing => {}
+                Reached::Open(messages) => rest = Some(messages),
             }
         }
         // The replica has no more, does not say what came before, or cannot be read: the leader tells.
