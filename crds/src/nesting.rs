@@ -3,7 +3,7 @@
 //!
 //! Only brackets and braces are counted: nesting by indentation costs the parser nothing more, and it has a bound of its own.
 //! What is quoted cannot be told for certain without parsing. So brackets are counted twice: without what looks like a quoted
-//! text, up to [`DEEPEST`]; and wherever they stand, up to [`MOST_OPEN`], which no text that people write comes near.
+//! text, up to [`DEEPEST`]; and wherever they stand, up to `MOST_OPEN`, which no text that people write comes near.
 
 /// As deep as serde_yaml reads at most; a manifest has ten levels.
 pub const DEEPEST: usize = 128;

@@ -1,6 +1,6 @@
 //! How many questions to the API server one address and one identity may cause. Pure.
 //!
-//! Three counts, each within [`SPELL`]: the questions that an address causes, those that an identity causes, and the tokens
+//! Three counts, each within `SPELL`: the questions that an address causes, those that an identity causes, and the tokens
 //! of an address that turned out to be nobody's. The last is far lower: anybody can make a text that looks like a token of the
 //! cluster, and only the API server can tell. What is beyond is not asked until the spell is over; answers that are known
 //! already count as before.

@@ -2,7 +2,7 @@
 //!
 //! A position is believed if the message at it is the one the subscriber saw (same epoch, same stamp). What this gateway
 //! does not know yet is asked for before a subscriber is told that continuity ends. Whether a stream is another one is not
-//! decided here: the relay decides that for all, with [`crate::identity`], and is waited for.
+//! decided here: the relay decides that for all, with [`crate::log::identity`], and is waited for.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};

@@ -13,7 +13,7 @@
 //! - What is proven absent may have been removed before we ever saw it. If the stream now begins behind it, on a channel
 //!   that keeps all messages, that is a loss, and everybody is told ([`Step::Expired`]). Asked after the proof.
 //! - A sequence at or below the head with a newer time is a sign of another stream under the old name, or of one that went
-//!   back in time; a reconnect, of whichever connection, can hide either. Nothing more is appended before [`crate::identity`]
+//!   back in time; a reconnect, of whichever connection, can hide either. Nothing more is appended before [`crate::log::identity`]
 //!   has decided that it is the same stream.
 //! - A message on a subject that the Route does not have is skipped once the leader has told, after it came, that the stream
 //!   takes no such subject any more. Until then the Route may be the older of the two, and the message holds the head.
