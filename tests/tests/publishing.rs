@@ -87,8 +87,12 @@ async fn an_id_never_has_the_epoch_of_a_stream_that_did_not_acknowledge() {
     let (jetstream, name) = (site.jetstream().await, channel.stream());
     let config = publisher_config(&jetstream, &name).await;
     for round in 1..=5 {
-        jetstream.delete_stream(&name).await.expect("deleted");
-        jetstream.create_stream(config.clone()).await.expect("created");
+        let made_again = || async {
+            jetstream.delete_stream(&name).await.expect("deleted");
+            let made = jetstream.create_stream(config.clone()).await.expect("created");
+            made.cached_info().state.last_sequence == 0
+        };
+        eventually(PATIENCE, "the stream is another one", made_again).await;
         let at_once = post(&site, &channel, "2").await;
         assert_eq!(at_once.status, 201, "{}", at_once.text());
         let named = at_once.json()["id"].as_str().map(str::to_owned);
