@@ -100,6 +100,8 @@ pub async fn seat(
             }
         },
     };
+    // Beyond the head nothing could be compared if the stream went back and grew again: it would go on there unnoticed.
+    channel.until_reached(generation, begin.after.sequence).await;
     let cursor = {
         let mut fanout = channel.fanout();
         if fanout.generation() != generation {

@@ -131,7 +131,7 @@ impl Fanout {
         self.log.locate_among(position, topics)
     }
 
-    /// Seats a subscriber behind `after`.
+    /// Seats a subscriber behind `after`, which lies no further than the head.
     pub fn join(&mut self, topics: &TopicSet, after: Mark) -> Cursor {
         let feed = match self.by_topics.get(topics) {
             Some(feed) => *feed,
@@ -235,7 +235,6 @@ impl Fanout {
                 Next::Expired { after, resumed: cursor.position() }
             }
             None => {
-                // A cursor may stand beyond the head, where another gateway has seen more than this one.
                 if self.log.head().sequence > cursor.after.sequence {
                     cursor.after = self.log.head();
                 }

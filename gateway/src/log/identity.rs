@@ -177,14 +177,19 @@ impl Identity {
         self.advanced = now;
     }
 
-    /// The leader's state of the stream, asked for at `asked`, when everything up to `head_then` was seen.
-    pub fn state(&mut self, info: Info, head: Mark, head_then: u64, asked: Instant) -> Verdict {
+    /// The leader's state of the stream, asked for at `asked`, when everything up to `head_then` was seen, and told at `now`.
+    pub fn state(&mut self, info: Info, head: Mark, head_then: u64, asked: Instant, now: Instant) -> Verdict {
         if info.epoch > self.epoch {
             return Verdict::Another;
         }
         let contact = info.heard.and_then(|age| asked.checked_sub(age));
-        if info.epoch < self.epoch || info.last < head_then {
+        // Subscribers may stand at an end that was confirmed, though nothing was read up to there yet.
+        let reached = self.confirmed.map_or(head_then, |known| known.last.max(head_then));
+        if info.epoch < self.epoch || info.last < reached {
             return self.backwards(contact, asked);
+        }
+        if info.last > reached {
+            self.advanced = now;
         }
         self.backwards = None;
         if self.doubt == Doubt::State {
@@ -309,7 +314,7 @@ mod tests {
     fn an_unchanged_end_of_the_same_time_is_the_same_stream() {
         let now = Instant::now();
         let mut identity = doubted(now);
-        assert_eq!(identity.state(info(1, 10), mark(10), 10, now), Verdict::Same);
+        assert_eq!(identity.state(info(1, 10), mark(10), 10, now, now), Verdict::Same);
         assert!(identity.is_certain());
         assert_eq!(identity.confirmed(), Some(Confirmed { at: now, epoch: EPOCH, first: 1, last: 10 }));
     }
@@ -319,7 +324,7 @@ mod tests {
         let now = Instant::now();
         for (found, verdict) in [(10, Verdict::Same), (99, Verdict::Another)] {
             let mut identity = doubted(now);
-            assert_eq!(identity.state(info(1, 20), mark(10), 10, now), Verdict::Unproven);
+            assert_eq!(identity.state(info(1, 20), mark(10), 10, now, now), Verdict::Unproven);
             assert_eq!(identity.wanted(), Some(Wanted::From(10)));
             assert_eq!(identity.message(Some((10, stamp(found))), 10), verdict);
         }
@@ -329,7 +334,7 @@ mod tests {
     fn a_head_that_is_gone_is_spoken_for_by_an_older_message() {
         let now = Instant::now();
         let mut identity = doubted(now);
-        identity.state(info(1, 20), mark(10), 10, now);
+        identity.state(info(1, 20), mark(10), 10, now, now);
         assert_eq!(identity.message(Some((11, stamp(50))), 10), Verdict::Unproven);
         assert_eq!(identity.wanted(), Some(Wanted::From(9)));
         assert_eq!(identity.message(Some((9, stamp(9))), 10), Verdict::Same);
@@ -341,7 +346,7 @@ mod tests {
         let mut identity = Identity::new(EPOCH, mark(7), 7, now);
         identity.saw(10, 10, now);
         identity.doubt();
-        identity.state(info(1, 20), mark(10), 10, now);
+        identity.state(info(1, 20), mark(10), 10, now, now);
         assert_eq!(identity.message(None, 10), Verdict::Unproven);
         assert_eq!(identity.message(Some((8, stamp(8))), 10), Verdict::Another);
     }
@@ -356,7 +361,7 @@ mod tests {
             (5, Some(6), Verdict::Another),
         ] {
             let mut identity = doubted(now);
-            identity.state(info(first, 20), mark(10), 10, now);
+            identity.state(info(first, 20), mark(10), 10, now, now);
             for _ in 7..=10 {
                 assert_eq!(identity.message(Some((11, stamp(50))), 10), Verdict::Unproven);
             }
@@ -364,7 +369,7 @@ mod tests {
             assert_eq!(identity.message(later.map(|later| (later, stamp(50))), 10), verdict, "{later:?}");
         }
         let mut identity = doubted(now);
-        identity.state(info(11, 20), mark(10), 10, now);
+        identity.state(info(11, 20), mark(10), 10, now, now);
         let verdicts: Vec<_> = (7..=10).map(|_| identity.message(None, 10)).collect();
         assert_eq!(verdicts.last(), Some(&Verdict::Same), "all that was seen is gone");
     }
@@ -379,8 +384,19 @@ mod tests {
             let mut identity = Identity::new(EPOCH, unknown, 0, now);
             identity.doubt();
             let state = Info { last_time: 0, ..info(first, last) };
-            assert_eq!(identity.state(state, unknown, 10, now), verdict, "{first} to {last}");
+            assert_eq!(identity.state(state, unknown, 10, now, now), verdict, "{first} to {last}");
         }
+    }
+
+    #[test]
+    fn an_end_below_a_confirmed_one_is_another_stream_though_nothing_was_read_up_to_there() {
+        let now = Instant::now();
+        let mut identity = Identity::new(EPOCH, mark(3), 3, now);
+        assert_eq!(identity.state(info(6, 5), mark(3), 3, now, now), Verdict::Same);
+        identity.doubt();
+        let asked = now + SECOND;
+        assert_eq!(identity.state(info(4, 3), mark(3), 3, asked, asked), Verdict::Unproven);
+        assert_eq!(identity.state(info(4, 3), mark(3), 3, asked, asked), Verdict::Another);
     }
 
     #[test]
@@ -392,13 +408,14 @@ mod tests {
         for asked in 6..20 {
             let asked = start + asked * SECOND;
             let state = Info { heard: Some(asked - (start + SECOND)), ..info(1, 8) };
-            assert_eq!(identity.state(state, mark(10), 10, asked), Verdict::Unproven);
+            assert_eq!(identity.state(state, mark(10), 10, asked, asked), Verdict::Unproven);
         }
         // The true leader's end is above what was seen, and all is well again.
         let asked = start + 20 * SECOND;
-        assert_eq!(identity.state(info(1, 11), mark(10), 10, asked), Verdict::Same);
-        assert_eq!(identity.state(info(1, 8), mark(10), 10, asked), Verdict::Unproven, "once is not enough");
-        assert_eq!(identity.state(info(1, 8), mark(10), 10, asked), Verdict::Another);
+        assert_eq!(identity.state(info(1, 11), mark(10), 10, asked, asked), Verdict::Same);
+        let asked = asked + SECOND;
+        assert_eq!(identity.state(info(1, 8), mark(10), 10, asked, asked), Verdict::Unproven, "once is not enough");
+        assert_eq!(identity.state(info(1, 8), mark(10), 10, asked, asked), Verdict::Another);
     }
 
     #[test]
@@ -406,9 +423,9 @@ mod tests {
         let start = Instant::now();
         let mut identity = Identity::new(EPOCH, mark(10), 10, start);
         let state = Info { heard: None, ..info(1, 8) };
-        assert_eq!(identity.state(state, mark(10), 10, start), Verdict::Unproven);
-        assert_eq!(identity.state(state, mark(10), 10, start + 24 * SECOND), Verdict::Unproven);
-        assert_eq!(identity.state(state, mark(10), 10, start + 25 * SECOND), Verdict::Another);
+        assert_eq!(identity.state(state, mark(10), 10, start, start), Verdict::Unproven);
+        assert_eq!(identity.state(state, mark(10), 10, start + 24 * SECOND, start + 24 * SECOND), Verdict::Unproven);
+        assert_eq!(identity.state(state, mark(10), 10, start + 25 * SECOND, start + 25 * SECOND), Verdict::Another);
     }
 
     #[test]
@@ -416,9 +433,9 @@ mod tests {
         let now = Instant::now();
         let mut identity = Identity::new(EPOCH, mark(10), 10, now);
         let other = |nanos| Info { epoch: Epoch::from_nanos(nanos), heard: None, ..info(1, 99) };
-        assert_eq!(identity.state(other(9), mark(10), 10, now), Verdict::Unproven);
-        assert_eq!(identity.state(other(9), mark(10), 10, now), Verdict::Unproven);
-        assert_eq!(identity.state(other(11), mark(10), 10, now), Verdict::Another);
+        assert_eq!(identity.state(other(9), mark(10), 10, now, now), Verdict::Unproven);
+        assert_eq!(identity.state(other(9), mark(10), 10, now, now), Verdict::Unproven);
+        assert_eq!(identity.state(other(11), mark(10), 10, now, now), Verdict::Another);
     }
 
     #[test]
@@ -427,7 +444,7 @@ mod tests {
         let mut identity = Identity::new(EPOCH, mark(10), 10, now);
         identity.knew([(5, stamp(5)), (8, stamp(8)), (10, stamp(10))].into_iter());
         identity.doubt();
-        identity.state(info(1, 20), mark(10), 10, now);
+        identity.state(info(1, 20), mark(10), 10, now, now);
         assert_eq!(identity.message(None, 10), Verdict::Unproven);
         assert_eq!(identity.message(Some((8, stamp(8))), 10), Verdict::Same);
         identity.knew([(10, stamp(11))].into_iter());

@@ -164,8 +164,8 @@ pub struct Ingest {
     head_time: Millis,
     /// The highest sequence we have reason to believe was given out.
     known: u64,
-    /// Live messages above a hole.
-    waiting: BTreeMap<u64, Publication>,
+    /// Messages above a hole.
+    waiting: BTreeMap<u64, Waiting>,
     waiting_bytes: usize,
     /// What the leader told last, and when it was asked.
     state: Option<(Info, Instant)>,
@@ -197,6 +197,14 @@ pub struct Ingest {
     failures: u32,
     hold_until: Option<Instant>,
     jitter: u64,
+}
+
+/// A message above a hole.
+#[derive(Debug)]
+struct Waiting {
+    publication: Publication,
+    /// Whether it was read from the stream. What came live may have been on its way since before the stream was made anew.
+    read: bool,
 }
 
 /// An open question.
@@ -309,7 +317,7 @@ impl Ingest {
             self.drain(now, steps);
             self.rest(AFTER_EVENT, now);
         } else if self.waiting.len() < WAITING && self.waiting_bytes + publication.data.len() <= WAITING_BYTES {
-            self.keep(publication);
+            self.keep(publication, false);
             self.drain(now, steps);
         }
     }
@@ -460,7 +468,7 @@ impl Ingest {
         if !info.unrouted {
             self.routed = Some(flight.at);
         }
-        match self.identity.state(info, self.head, flight.head, flight.at) {
+        match self.identity.state(info, self.head, flight.head, flight.at, now) {
             Verdict::Another => self.start_over(info, now, steps),
             // A message has to be compared: at once.
             Verdict::Unproven if self.identity.wanted().is_some() => {}
@@ -482,7 +490,7 @@ impl Ingest {
                 self.turn = Turn::Replica;
                 self.known = info.last;
                 let forged = self.waiting.split_off(&(info.last + 1));
-                self.waiting_bytes -= forged.values().map(|p| p.data.len()).sum::<usize>();
+                self.waiting_bytes -= forged.values().map(|forged| forged.publication.data.len()).sum::<usize>();
             }
         }
         self.known = self.known.max(info.last);
@@ -563,7 +571,7 @@ impl Ingest {
             self.turn = Turn::Leader;
             for publication in messages {
                 self.known = self.known.max(publication.sequence);
-                self.keep(publication);
+                self.keep(publication, true);
             }
             return;
         }
@@ -620,15 +628,19 @@ impl Ingest {
         self.known = self.known.max(sequence);
         self.proven = self.proven.max(sequence);
         if sequence > self.head.sequence {
-            self.keep(publication);
+            self.keep(publication, true);
             self.drain(now, steps);
         }
     }
 
-    fn keep(&mut self, publication: Publication) {
+    fn keep(&mut self, publication: Publication, read: bool) {
+        let known = self.waiting.get(&publication.sequence);
+        if !read && known.is_some_and(|known| known.read) {
+            return;
+        }
         self.waiting_bytes += publication.data.len();
-        if let Some(twice) = self.waiting.insert(publication.sequence, publication) {
-            self.waiting_bytes -= twice.data.len();
+        if let Some(twice) = self.waiting.insert(publication.sequence, Waiting { publication, read }) {
+            self.waiting_bytes -= twice.publication.data.len();
         }
     }
 
@@ -668,17 +680,17 @@ impl Ingest {
             }
             let reached = self.head.sequence.max(self.proven);
             let next = self.waiting.first_key_value().filter(|(sequence, _)| **sequence <= reached + 1);
-            let Some((sequence, publication)) = next else { break };
-            if *sequence > self.proven && publication.time < self.head_time {
-                // As above: not from what came live.
+            let Some((sequence, Waiting { publication, read })) = next else { break };
+            if !read && publication.time < self.head_time {
+                // As above: not from what came live. If it is in the stream, it is read from there.
                 let sequence = *sequence;
-                self.waiting_bytes -= self.waiting.remove(&sequence).map_or(0, |late| late.data.len());
-                break;
+                self.waiting_bytes -= self.waiting.remove(&sequence).map_or(0, |late| late.publication.data.len());
+                continue;
             }
             if publication.unrouted && self.holds(now) {
                 break;
             }
-            let Some((_, publication)) = self.waiting.pop_first() else { break };
+            let Some((_, Waiting { publication, .. })) = self.waiting.pop_first() else { break };
             self.waiting_bytes -= publication.data.len();
             self.pass(publication, now, steps);
         }
@@ -695,7 +707,7 @@ impl Ingest {
 
     fn forget_passed(&mut self) {
         while let Some(entry) = self.waiting.first_entry().filter(|entry| *entry.key() <= self.head.sequence) {
-            self.waiting_bytes -= entry.remove().data.len();
+            self.waiting_bytes -= entry.remove().publication.data.len();
         }
     }
 

@@ -415,3 +415,28 @@ fn a_state_is_confirmed_by_a_leader_that_was_one_at_that_moment_or_later() {
     }
     assert_eq!(bench.ask(), Some(Ask::Batch { from: 11, hole: false }), "no more questions about the state");
 }
+
+#[test]
+fn what_came_late_of_the_stream_before_is_not_appended_where_nothing_is_left_at_its_sequence() {
+    let mut bench = Bench::quiet();
+    let late = Publication { time: 5, ..publication(13) };
+    bench.ingest.live(late, bench.now, &mut bench.steps);
+    for _ in 0..20 {
+        bench.now = bench.ingest.wake_at(bench.now).unwrap();
+        let found = |from: u64| (from <= 11).then(|| publication(11));
+        match bench.ask() {
+            Some(Ask::Info) => bench.answer(info(13)),
+            Some(Ask::Batch { from, .. }) => {
+                bench.answer(Answer::Batch { messages: found(from).into_iter().collect(), more: false });
+            }
+            Some(Ask::Leader { from }) => bench.answer(Answer::Leader(found(from))),
+            _ => {}
+        }
+    }
+    let appended = bench.steps.iter().filter_map(|step| match step {
+        Step::Append(publication) => Some(publication.sequence),
+        _ => None,
+    });
+    assert_eq!(appended.collect::<Vec<_>>(), [11]);
+    assert_eq!(bench.ingest.head().sequence, 13);
+}

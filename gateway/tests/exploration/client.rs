@@ -28,10 +28,18 @@ pub struct Client {
     pub gateway: usize,
     connection: Connection,
     last_id: Option<Position>,
-    /// The incarnation and the sequence that it stands at, if it was told.
-    at: Option<(usize, u64)>,
+    /// Where it stands, if it was told.
+    at: Option<At>,
     /// It was told something of a stream that was being made anew, under the name of the one before: a gap has to follow.
     owed: bool,
+}
+
+/// A sequence, and the incarnations of the stream that it may belong to: a position without a stamp is a place of several.
+/// What comes next tells them apart; it has to fit one of them.
+#[derive(Clone, Debug)]
+struct At {
+    eras: Vec<usize>,
+    sequence: u64,
 }
 
 enum Connection {
@@ -182,6 +190,9 @@ impl Client {
                 } else {
                     let known = confirmed.filter(|known| known.epoch == epoch)?;
                     let after = Mark { sequence: known.first.saturating_sub(1), stamp: None };
+                    if gateway.fanout.head().sequence < after.sequence {
+                        return None;
+                    }
                     let resumed = after.position(epoch);
                     self.hear(&gap(GapReason::Reset, Some(position), Some(resumed)), stream);
                     (after, Some(after.sequence), true)
@@ -190,6 +201,7 @@ impl Client {
         };
         let keeps_all = stream.keeps != Keeps::NewestOfEachTopic;
         let beginning = Beginning { positions: true, resumes, keeps_all, told };
+        assert!(after.sequence <= gateway.fanout.head().sequence, "a place beyond the head: {after:?}");
         let cursor = gateway.fanout.join(&self.topics, after);
         Some(Box::new(Subscriber::new(cursor, self.topics.clone(), beginning, None)))
     }
@@ -252,18 +264,17 @@ impl Client {
 
     fn event(&mut self, position: Position, id: usize, stream: &Stream) {
         let sequence = position.sequence;
-        if self.owed || stream.era_of(position).is_none() {
+        if self.owed || stream.eras_of(position).is_empty() {
             return self.owe(position);
         }
-        let era = stream.eras.iter().rposition(|era| era.ids.get(sequence as usize - 1) == Some(&id));
-        let era = era.unwrap_or_else(|| panic!("{sequence} was never this message"));
+        let is_there = |era: &usize| stream.eras[*era].ids.get(sequence as usize - 1) == Some(&id);
+        let eras: Vec<usize> = (0..stream.eras.len()).filter(is_there).collect();
+        assert!(!eras.is_empty(), "{sequence} was never this message");
         assert!(self.topics.matches(stream.facts[id].topic), "{sequence} was not asked for");
-        if let Some((before, at)) = self.at {
-            assert!(stream.agree(before, era, at), "another stream, without a word: {sequence} after {at}");
-            assert!(sequence > at, "{sequence} after {at}");
-            self.pass(era, at, sequence, self.last_id.is_some(), stream);
+        if let Some(at) = &self.at {
+            assert!(sequence > at.sequence, "{sequence} after {at:?}");
         }
-        (self.at, self.last_id) = (Some((era, sequence)), Some(position));
+        self.arrive(position, eras, sequence, stream);
     }
 
     fn moved(&mut self, position: Position, stream: &Stream) {
@@ -271,28 +282,30 @@ impl Client {
         if self.last_id == Some(position) {
             return;
         }
-        if self.owed || stream.era_of(position).is_none() {
+        let eras = stream.eras_of(position);
+        if self.owed || eras.is_empty() {
             return self.owe(position);
         }
-        // A position without a stamp may be one of any incarnation: of that which the client knows, if it fits.
-        let era = match self.at {
-            Some((before, at)) if position.stamp.is_none() => {
-                let fits = |era: &usize| {
-                    let known = &stream.eras[*era];
-                    known.epoch == position.epoch && known.ids.len() as u64 >= position.sequence
-                };
-                let mut candidates = (before..stream.eras.len()).filter(fits);
-                candidates.find(|era| stream.agree(before, *era, at))
-            }
-            _ => None,
-        };
-        let era = era.or_else(|| stream.era_of(position)).unwrap();
-        if let Some((before, at)) = self.at {
-            assert!(stream.agree(before, era, at), "moved to another stream, without a word: {position:?} after {at}");
-            assert!(position.sequence >= at, "back to {position:?} after {at}");
-            self.pass(era, at, position.sequence + 1, self.last_id.is_some(), stream);
+        if let Some(at) = &self.at {
+            assert!(position.sequence >= at.sequence, "back to {position:?} after {at:?}");
         }
-        (self.at, self.last_id) = (Some((era, position.sequence)), Some(position));
+        self.arrive(position, eras, position.sequence + 1, stream);
+    }
+
+    /// It goes on to a position that may be one of these incarnations; all before `next` was passed over.
+    fn arrive(&mut self, position: Position, mut eras: Vec<usize>, next: u64, stream: &Stream) {
+        if let Some(At { eras: before, sequence }) = &self.at {
+            let mut why = format!("another stream, without a word: {position:?} after {:?}", self.at);
+            eras.retain(|era| {
+                before.iter().any(|known| stream.agree(*known, *era, *sequence))
+                    && self
+                        .pass(*era, *sequence, next, self.last_id.is_some(), stream)
+                        .map_err(|passed_over| why = passed_over)
+                        .is_ok()
+            });
+            assert!(!eras.is_empty(), "{why}");
+        }
+        (self.at, self.last_id) = (Some(At { eras, sequence: position.sequence }), Some(position));
     }
 
     fn owe(&mut self, position: Position) {
@@ -307,32 +320,23 @@ impl Client {
             "reset" => {
                 let unprovable = stream.broke && stream.removed;
                 assert!(stream.eras.len() > 1 || unprovable, "a reset of a stream that was never another: {data}");
-                // Without a stamp it may be a place of several incarnations: what comes next tells.
-                let fits = |era: &&usize| {
-                    let era = &stream.eras[**era];
-                    era.epoch == resumed.epoch && era.ids.len() as u64 >= resumed.sequence
-                };
-                let eras: Vec<usize> = (0..stream.eras.len()).collect();
-                let mut places = eras.iter().filter(fits);
-                let first = places.next().copied();
-                self.at = first.filter(|_| places.next().is_none()).map(|era| (era, resumed.sequence));
+                self.at = Some(At { eras: stream.eras_of(resumed), sequence: resumed.sequence });
                 self.owed = false;
             }
             "expired" if self.owed => {}
             "expired" => {
                 assert_ne!(stream.keeps, Keeps::NewestOfEachTopic, "older values are dropped by contract");
                 assert!(after.sequence < resumed.sequence && after.epoch == resumed.epoch, "{data}");
-                let at = self.at.map_or(after.sequence, |(_, at)| at);
+                let at = self.at.as_ref().map_or(after.sequence, |at| at.sequence);
                 assert!(at <= after.sequence, "{at}, {data}");
-                let now = stream.eras.iter().rposition(|known| known.epoch == resumed.epoch).unwrap();
                 // A stream that went back and lost what it got since: continuity ends all the same, and that is told.
                 // Of which incarnation this was true is not told: one that went back may be noticed later.
-                if stream.eras.iter().filter(|known| known.epoch == resumed.epoch).count() == 1 {
-                    self.pass(now, at, after.sequence + 1, true, stream);
-                    self.pass(now, after.sequence, resumed.sequence + 1, false, stream);
+                let eras = stream.eras_of(resumed);
+                if let [era] = *eras {
+                    self.pass(era, at, after.sequence + 1, true, stream).unwrap();
+                    self.pass(era, after.sequence, resumed.sequence + 1, false, stream).unwrap();
                 }
-                // What is told next may still be of the stream as it was before it went back, up to another gap.
-                self.at = (stream.eras.len() == 1).then_some((now, resumed.sequence));
+                self.at = Some(At { eras, sequence: resumed.sequence });
             }
             other => panic!("{other}"),
         }
@@ -343,28 +347,33 @@ impl Client {
     pub fn at_end(&self, stream: &Stream) {
         let now = stream.eras.len() - 1;
         assert!(!self.owed, "it was told of a stream under the name of another, and never of the change");
-        let Some((era, at)) = self.at else { return };
-        assert!(stream.agree(era, now, at), "it stands in a stream that is gone, and was never told");
-        self.pass(now, at, stream.last() + 1, false, stream);
+        let Some(At { eras, sequence }) = &self.at else { return };
+        let stays = eras.iter().any(|era| stream.agree(*era, now, *sequence));
+        assert!(stays, "it stands in a stream that is gone, and was never told");
+        self.pass(now, *sequence, stream.last() + 1, false, stream).unwrap();
     }
 
     /// What lies between must be gone; alone, where the client had to be told of all else.
-    fn pass(&self, era: usize, after: u64, next: u64, tell: bool, stream: &Stream) {
+    fn pass(&self, era: usize, after: u64, next: u64, tell: bool, stream: &Stream) -> Result<(), String> {
         // A stream that went back, and of which everything is gone that came in the place of what was seen: see `agree`.
         let epoch = stream.eras[era].epoch;
         let tell = tell && stream.eras.iter().filter(|known| known.epoch == epoch).count() == 1;
         for sequence in after + 1..next {
-            // Where a stream went back, what it had there before is no more.
             let Some(id) = stream.eras[era].ids.get(sequence as usize - 1) else { continue };
             let fact = &stream.facts[*id];
-            if self.topics.matches(fact.topic) {
-                let gone = fact
-                    .gone
-                    .unwrap_or_else(|| panic!("{sequence} exists, and was passed over between {after} and {next}"));
-                let silent = tell && gone == Removal::Front && stream.keeps != Keeps::NewestOfEachTopic;
-                assert!(!silent, "{sequence} was purged, and passed over without a word between {after} and {next}");
+            // Where a stream went back, what it had there before is no more.
+            let went_back = stream.era().epoch == epoch && stream.era().ids.get(sequence as usize - 1) != Some(id);
+            if went_back || !self.topics.matches(fact.topic) {
+                continue;
+            }
+            let Some(gone) = fact.gone else {
+                return Err(format!("{sequence} exists, and was passed over between {after} and {next}"));
+            };
+            if tell && gone == Removal::Front && stream.keeps != Keeps::NewestOfEachTopic {
+                return Err(format!("{sequence} was purged, and passed over without a word between {after} and {next}"));
             }
         }
+        Ok(())
     }
 }
 

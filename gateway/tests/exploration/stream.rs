@@ -208,8 +208,8 @@ impl Stream {
         Answer::Batch { more: messages.len() > BATCH, messages: messages.into_iter().take(BATCH).collect() }
     }
 
-    /// The incarnation that a position was told of: the newest that fits.
-    pub fn era_of(&self, position: Position) -> Option<usize> {
+    /// The incarnations that a position may have been told of.
+    pub fn eras_of(&self, position: Position) -> Vec<usize> {
         let fits = |era: &Era| {
             let at = (position.sequence as usize).checked_sub(1).and_then(|at| era.ids.get(at));
             let stamp = |id: &usize| Stamp::from_millis(self.facts[*id].time);
@@ -220,7 +220,7 @@ impl Stream {
                     (Some(_), None) => true,
                 }
         };
-        self.eras.iter().rposition(fits)
+        (0..self.eras.len()).filter(|era| fits(&self.eras[*era])).collect()
     }
 
     /// Whether a client that stands at `through` in one incarnation can go on in the other: both have the same messages up to
