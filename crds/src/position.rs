@@ -54,6 +54,11 @@ impl Epoch {
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
+
+    /// When the stream was created, in whole milliseconds since 1970.
+    pub const fn as_millis(self) -> u64 {
+        self.0 / 1_000_000
+    }
 }
 
 impl fmt::Display for Epoch {

@@ -308,9 +308,7 @@ impl Ingest {
             self.doubt();
         }
         self.known = self.known.max(sequence);
-        if sequence == self.head.sequence + 1 && publication.time < self.head_time {
-            // Later in the stream and earlier in time: delayed from the stream before this one, or stored by a leader whose clock
-            // is behind. The stream itself has to tell.
+        if sequence == self.head.sequence + 1 && self.is_late(&publication) {
             self.hint(now);
         } else if sequence == self.head.sequence + 1 && self.identity.is_certain() && !publication.unrouted {
             self.pass(publication, now, steps);
@@ -633,6 +631,12 @@ impl Ingest {
         }
     }
 
+    /// Later in the stream and earlier in time than what is behind it, or than the stream itself: it was on its way since the
+    /// stream before this one, or was stored by a leader whose clock is behind. If it is in the stream, it is read from there.
+    fn is_late(&self, publication: &Publication) -> bool {
+        publication.time < self.head_time || publication.time <= self.identity.epoch().as_millis()
+    }
+
     fn keep(&mut self, publication: Publication, read: bool) {
         let known = self.waiting.get(&publication.sequence);
         if !read && known.is_some_and(|known| known.read) {
@@ -681,8 +685,7 @@ impl Ingest {
             let reached = self.head.sequence.max(self.proven);
             let next = self.waiting.first_key_value().filter(|(sequence, _)| **sequence <= reached + 1);
             let Some((sequence, Waiting { publication, read })) = next else { break };
-            if !read && publication.time < self.head_time {
-                // As above: not from what came live. If it is in the stream, it is read from there.
+            if !read && self.is_late(publication) {
                 let sequence = *sequence;
                 self.waiting_bytes -= self.waiting.remove(&sequence).map_or(0, |late| late.publication.data.len());
                 continue;

@@ -440,3 +440,19 @@ fn what_came_late_of_the_stream_before_is_not_appended_where_nothing_is_left_at_
     assert_eq!(appended.collect::<Vec<_>>(), [11]);
     assert_eq!(bench.ingest.head().sequence, 13);
 }
+
+#[test]
+fn what_was_stored_before_the_stream_was_made_is_read_or_not_there() {
+    let now = Instant::now();
+    let epoch = Epoch::from_nanos(50_000_000);
+    let mut ingest = Ingest::new(epoch, Mark { sequence: 0, stamp: None }, 0, true, 1000, now);
+    let mut steps = Vec::new();
+    ingest.live(Publication { time: 50, ..publication(1) }, now, &mut steps);
+    assert_eq!(ingest.ask(now), Some(Ask::Info));
+    ingest.answer(Answer::Info(Info { epoch, last_time: 60, ..state(1) }), now, &mut steps);
+    assert_eq!(steps, []);
+    assert!(matches!(ingest.ask(now), Some(Ask::Batch { from: 1, .. })));
+    let stored = Publication { time: 60, ..publication(1) };
+    ingest.answer(Answer::Batch { messages: vec![stored.clone()], more: false }, now, &mut steps);
+    assert_eq!(steps, [Step::Append(stored)]);
+}

@@ -70,7 +70,7 @@ pub struct Stream {
 
 impl Stream {
     pub fn new(keeps: Keeps, now: Instant) -> Self {
-        let eras = vec![Era { epoch: Epoch::from_nanos(1000), ids: Vec::new() }];
+        let eras = vec![Era { epoch: Epoch::from_nanos(1_000_000 * 1_000_000), ids: Vec::new() }];
         let (facts, deposed) = (Vec::new(), None);
         Self { keeps, facts, eras, deposed, start: now, now, broke: false, removed: false }
     }
@@ -119,8 +119,7 @@ impl Stream {
             let older: Vec<u64> = self.stored().filter(|stored| self.fact(era, *stored).topic == topic).collect();
             self.remove(Removal::Alone, older);
         }
-        let time =
-            1_000_000 + self.now.duration_since(self.start).as_millis() as u64 * 10 + self.facts.len() as u64 % 10;
+        let time = self.clock() + 1 + self.facts.len() as u64 % 9;
         let id = self.facts.len();
         self.facts.push(Fact { topic, time, gone: None });
         let era = self.eras.len() - 1;
@@ -142,8 +141,13 @@ impl Stream {
         }
     }
 
+    /// The server's clock, in milliseconds; a message is stored up to ten later.
+    fn clock(&self) -> u64 {
+        1_000_000 + self.now.duration_since(self.start).as_millis() as u64 * 10
+    }
+
     pub fn replace(&mut self, messages: u64) {
-        let epoch = Epoch::from_nanos(1000 + self.eras.len() as u64);
+        let epoch = Epoch::from_nanos(self.clock() * 1_000_000 + self.eras.len() as u64);
         self.eras.push(Era { epoch, ids: Vec::new() });
         for n in 0..messages as usize {
             self.publish(TOPICS[n % TOPICS.len()]);
