@@ -244,7 +244,7 @@ impl<'t> Reader<'t> {
                 if after < at {
                     self.faults.push(wrong("`after` lies before the subscriber's position"));
                 }
-                self.pass(incarnation, at, after + 1, true, now);
+                self.pass(incarnation, at, after + 1, !self.fresh, now);
                 if !incarnation.keeps_all {
                     self.faults.push(wrong("expired, where older values are dropped by contract"));
                 }
@@ -252,6 +252,7 @@ impl<'t> Reader<'t> {
                     self.faults.push(wrong("expired, and nothing had"));
                 }
                 self.pass(incarnation, after, resumed.sequence + 1, false, now);
+                self.fresh = false;
             }
             ("reset", Some((old, _))) => {
                 if old.epoch == incarnation.epoch {

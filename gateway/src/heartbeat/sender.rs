@@ -99,7 +99,8 @@ impl Pulse {
 
 /// What there is to say of these channels, or of all that have a Route.
 fn said(routes: &Routes, hub: &Hub, keys: Option<&BTreeSet<String>>) -> Channels {
-    let (table, open) = (routes.all(), hub.subscribers_by_channel());
+    let (routes, open) = (routes.now(), hub.subscribers_by_channel());
+    let table = routes.all();
     let subscribers = |key: &str| open.get(key).copied().unwrap_or_default();
     let entry = |key: &str| {
         let digest = table.get(key).map(|served| served.digest().to_owned());

@@ -108,7 +108,7 @@ impl App {
 
     /// Before the Routes were read, an unknown channel may only not be known yet: no reason to refuse it for good.
     fn is_early(&self, call: &Call<'_>) -> bool {
-        let early = call.served.is_none() && !self.routes.is_loaded();
+        let early = call.served.is_none() && !call.routes.is_loaded();
         if early {
             self.metrics.early_request();
         }

@@ -27,7 +27,7 @@ use crate::channel::hub::{Hub, Subscribe, SubscribeError};
 use crate::config::args::RequestLimits;
 use crate::delivery::handed::Offer;
 use crate::http::authorize::{Publishing, Subscription};
-use crate::http::cors::{self, Origins, Readers};
+use crate::http::cors::{self, Readers};
 use crate::http::demo;
 use crate::http::host;
 use crate::http::lingering::Lingering;
@@ -39,7 +39,7 @@ use crate::http::subscribe;
 use crate::limits::client::Client;
 use crate::limits::usage::{Clients, Place};
 use crate::metrics::registry::{Metrics, Operation, PostOutcome, TurnedAway};
-use crate::routes::{Routes, Served};
+use crate::routes::{InForce, Routes, Served};
 use crate::runtime::drain::{Drain, Phase};
 use crate::server::connection_limit::Room;
 
@@ -83,7 +83,9 @@ pub struct Call<'r> {
     pub uri: &'r Uri,
     /// The headers.
     pub headers: &'r HeaderMap,
-    /// The Route, if there is one.
+    /// The Routes that were in force when the request came.
+    pub routes: &'r InForce,
+    /// The Route, if there is one among them.
     pub served: Option<Arc<Served>>,
     started: Instant,
     /// Where it comes from.
@@ -105,6 +107,11 @@ struct Opening<'a> {
     app: &'a App,
     key: &'a str,
     route: &'a Arc<Route>,
+}
+
+/// Whose pages may read what is the same for all channels.
+fn strangers(routes: &InForce) -> Readers<'_> {
+    if routes.is_loaded() { Readers::Installation(routes.origins()) } else { Readers::Anybody }
 }
 
 // === impl App ===
@@ -131,15 +138,15 @@ impl App {
             let problem = Problem::invalid("the path is not UTF-8: write /channels/{namespace}/{name}/events");
             (Operation::Other, self.refused_to_all(problem, &headers))
         } else if let Target::Channel(key) = target {
-            let served = self.routes.get(&key);
+            let routes = &*self.routes.now();
+            let served = routes.get(&key);
             let client = Client::of(peer.ip(), &headers, &self.limits.trusted_proxies, self.limits.forwarded_header);
             let offer = extensions.remove::<Offer>();
-            let call = Call { key: &key, uri: &uri, headers: &headers, served, started, client, offer };
+            let call = Call { key: &key, uri: &uri, headers: &headers, routes, served, started, client, offer };
             let (operation, answer) = self.channel(&method, &call, &mut body).await;
-            let origins = self.routes.origins();
             let (readers, mut reply) = match &answer.granted_by {
                 Some(served) => (Readers::Channel(&served.route.cors), answer.reply),
-                None => (self.strangers(&origins), answer.reply),
+                None => (strangers(routes), answer.reply),
             };
             cors::allow(readers, &headers, reply.headers_mut());
             (operation, reply)
@@ -165,7 +172,7 @@ impl App {
             Method::HEAD => (Operation::Head, self.subscribe(call, true).await),
             Method::POST => (Operation::Publish, self.publish(call, body).await),
             Method::OPTIONS => {
-                let reply = cors::options(self.strangers(&self.routes.origins()), call.headers);
+                let reply = cors::options(strangers(call.routes), call.headers);
                 (Operation::Options, Answer::refused(reply))
             }
             _ => (Operation::Other, Answer::refused(Problem::method_not_allowed(cors::METHODS))),
@@ -179,13 +186,8 @@ impl App {
 
     /// An answer that depends on no channel, with what lets pages read it.
     fn readable_by_all(&self, mut reply: Reply, headers: &HeaderMap) -> Reply {
-        cors::allow(self.strangers(&self.routes.origins()), headers, reply.headers_mut());
+        cors::allow(strangers(&self.routes.now()), headers, reply.headers_mut());
         reply
-    }
-
-    /// Whose pages may read what is the same for all channels.
-    fn strangers<'o>(&self, origins: &'o Origins) -> Readers<'o> {
-        if self.routes.is_loaded() { Readers::Installation(origins) } else { Readers::Anybody }
     }
 
     fn elsewhere(&self, method: &Method, path: &str) -> Reply {

@@ -12,7 +12,6 @@ pub mod table;
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -32,11 +31,15 @@ use crate::routes::table::{Change, Fault, RouteTable, Seen};
 
 /// The Routes in force, by `namespace/name`.
 #[derive(Debug, Default)]
-pub struct Routes {
-    table: ArcSwap<HashMap<String, Arc<Served>>>,
-    /// Of all of them.
-    origins: ArcSwap<Origins>,
-    loaded: AtomicBool,
+pub struct Routes(ArcSwap<InForce>);
+
+/// The Routes in force at one moment. What is decided about a request is decided with one of these: asked twice, the answers
+/// may be of two moments, and a Route that is not read yet looks like one that does not exist.
+#[derive(Debug, Default)]
+pub struct InForce {
+    table: HashMap<String, Arc<Served>>,
+    origins: Origins,
+    loaded: bool,
 }
 
 /// One Route in force, with what its channel has in use.
@@ -68,24 +71,19 @@ pub type Listener = Box<dyn Fn(&[Change]) + Send>;
 // === impl Routes ===
 
 impl Routes {
+    /// The Routes in force now.
+    pub fn now(&self) -> Arc<InForce> {
+        self.0.load_full()
+    }
+
     /// The Route of a channel.
     pub fn get(&self, key: &str) -> Option<Arc<Served>> {
-        self.table.load().get(key).cloned()
-    }
-
-    /// All Routes in force.
-    pub fn all(&self) -> Arc<HashMap<String, Arc<Served>>> {
-        self.table.load_full()
-    }
-
-    /// The origins that any of them names.
-    pub fn origins(&self) -> Arc<Origins> {
-        self.origins.load_full()
+        self.0.load().get(key)
     }
 
     /// How many Routes are in force.
     pub fn len(&self) -> usize {
-        self.table.load().len()
+        self.0.load().table.len()
     }
 
     /// Whether there is none.
@@ -93,33 +91,58 @@ impl Routes {
         self.len() == 0
     }
 
-    /// Whether all Routes that there are have been seen: before that, a missing one may just not have been read yet.
+    /// Whether all Routes that there are have been seen.
     pub fn is_loaded(&self) -> bool {
-        self.loaded.load(Ordering::Acquire)
+        self.0.load().loaded
     }
 
     /// Takes the changes up, all at once.
     pub fn apply(&self, changes: &[Change]) {
-        if !changes.is_empty() {
-            let mut table = HashMap::clone(&self.table.load());
-            for Change { key, route } in changes {
-                let before = table.remove(key);
-                if let Some(route) = route {
-                    let usage = before.map(|served| served.usage.clone()).unwrap_or_default();
-                    let served = Served {
-                        route: route.clone(),
-                        usage,
-                        digest: OnceLock::new(),
-                        metrics: OnceLock::new(),
-                        everybody: OnceLock::new(),
-                    };
-                    table.insert(key.clone(), Arc::new(served));
-                }
-            }
-            self.origins.store(Arc::new(Origins::of(table.values().map(|served| &served.route.cors))));
-            self.table.store(Arc::new(table));
+        let before = self.now();
+        if changes.is_empty() && before.loaded {
+            return;
         }
-        self.loaded.store(true, Ordering::Release);
+        let mut table = before.table.clone();
+        for Change { key, route } in changes {
+            let before = table.remove(key);
+            if let Some(route) = route {
+                let usage = before.map(|served| served.usage.clone()).unwrap_or_default();
+                let served = Served {
+                    route: route.clone(),
+                    usage,
+                    digest: OnceLock::new(),
+                    metrics: OnceLock::new(),
+                    everybody: OnceLock::new(),
+                };
+                table.insert(key.clone(), Arc::new(served));
+            }
+        }
+        let origins = Origins::of(table.values().map(|served| &served.route.cors));
+        self.0.store(Arc::new(InForce { table, origins, loaded: true }));
+    }
+}
+
+// === impl InForce ===
+
+impl InForce {
+    /// The Route of a channel.
+    pub fn get(&self, key: &str) -> Option<Arc<Served>> {
+        self.table.get(key).cloned()
+    }
+
+    /// All Routes, by `namespace/name`.
+    pub fn all(&self) -> &HashMap<String, Arc<Served>> {
+        &self.table
+    }
+
+    /// The origins that any of them names.
+    pub fn origins(&self) -> &Origins {
+        &self.origins
+    }
+
+    /// Whether all Routes that there are have been seen: before that, a missing one may just not have been read yet.
+    pub fn is_loaded(&self) -> bool {
+        self.loaded
     }
 }
 
@@ -223,6 +246,32 @@ impl RoutePublisher {
         }
         if first || !changes.is_empty() {
             (self.changed)(changes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A request between the two would be told that no such channel exists, and a browser never comes back then.
+    #[test]
+    fn a_route_is_never_missing_among_routes_that_were_all_seen() {
+        for _ in 0..200 {
+            let routes = Routes::default();
+            let route = Route::from_yaml(&table::tests::document("orders", 3000, "Active")).unwrap();
+            let change = Change { key: "demo/orders".to_owned(), route: Some(Arc::new(route)) };
+            std::thread::scope(|scope| {
+                scope.spawn(|| routes.apply(&[change]));
+                loop {
+                    let now = routes.now();
+                    let (route, all_seen) = (now.get("demo/orders"), now.is_loaded());
+                    assert_eq!(route.is_some(), all_seen);
+                    if all_seen {
+                        break;
+                    }
+                }
+            });
         }
     }
 }

@@ -370,7 +370,9 @@ impl Client {
                 return Err(format!("{sequence} exists, and was passed over between {after} and {next}"));
             };
             if tell && gone == Removal::Front && stream.keeps != Keeps::NewestOfEachTopic {
-                return Err(format!("{sequence} was purged, and passed over without a word between {after} and {next}"));
+                return Err(format!(
+                    "{sequence} was purged, and passed over without a word between {after} and {next}"
+                ));
             }
         }
         Ok(())
