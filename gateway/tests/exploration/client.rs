@@ -303,6 +303,10 @@ impl Client {
                         .map_err(|passed_over| why = passed_over)
                         .is_ok()
             });
+            if eras.is_empty() && position.epoch != stream.era().epoch {
+                // The stream was made anew, and what was passed over is gone with it: that has to be told.
+                return self.owe(position);
+            }
             assert!(!eras.is_empty(), "{why}");
         }
         (self.at, self.last_id) = (Some(At { eras, sequence: position.sequence }), Some(position));
