@@ -87,6 +87,11 @@ for code in "$logs"/*.code; do
     passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
 done
 
+# What failed, once more at the end: the beginning of what each said.
+for log in "$logs"/*.log; do
+    awk '/^---- .* stdout ----$/ { lines = 12 } lines > 0 && NF { print substr($0, 1, 400); lines -= 1 }' "$log"
+done
+
 [ -z "$left_out" ] || echo "$left_out"
 summary="$passed passed, $failed failed"
 [ "$skipped" -eq 0 ] || summary="$summary, $skipped skipped"
