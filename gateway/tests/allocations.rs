@@ -1,4 +1,5 @@
-//! What a publication allocates on its way to all subscribers: as much for a thousand as for ten. Counted, not timed.
+//! What a publication allocates on its way to all subscribers: as much for a thousand as for ten. And what is kept for a topic
+//! filter beside the Log. Counted, not timed.
 
 #![expect(clippy::unwrap_used, reason = "tests may")]
 
@@ -15,6 +16,7 @@ use tidings_crds::route::Route;
 use tidings_crds::topic::TopicSet;
 use tidings_gateway::channel::drain_schedule::Farewell;
 use tidings_gateway::channel::event_stream::Stream;
+use tidings_gateway::channel::hub::HubSettings;
 use tidings_gateway::channel::live::{Behind, LiveChannel, Parts, Share};
 use tidings_gateway::channel::subscriber::{Beginning, Subscriber};
 use tidings_gateway::delivery::io::{Arrival, Heard, Now, Outside, RollId, Ticket, Wrote};
@@ -26,9 +28,10 @@ use tidings_gateway::nats::decode::Wire;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static KEPT: Cell<i64> = const { Cell::new(0) };
 }
 
-/// The system's allocator, counting what each thread asks for.
+/// The system's allocator, counting what each thread asks for and gives back.
 struct Counting;
 
 #[global_allocator]
@@ -38,25 +41,27 @@ static COUNTING: Counting = Counting;
 // SAFETY: all is passed on to the system's allocator unchanged; counting neither allocates nor panics.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size(), 0);
         // SAFETY: the caller's promises are passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        count(size, layout.size());
         // SAFETY: as above.
         unsafe { System.realloc(pointer, layout, size) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        KEPT.set(KEPT.get() - layout.size() as i64);
         // SAFETY: as above.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
 
-fn count() {
+fn count(taken: usize, given: usize) {
     ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+    KEPT.set(KEPT.get() + taken as i64 - given as i64);
 }
 
 fn allocations() -> u64 {
@@ -145,10 +150,15 @@ fn route() -> Route {
 
 impl World {
     fn of(subscribers: usize) -> Self {
+        let limits = LogLimits { entries: 100, bytes: 1 << 20 };
+        Self::showing(limits, (0..subscribers).map(|_| TopicSet::all()))
+    }
+
+    /// With a subscriber for each of these filters.
+    fn showing(limits: LogLimits, filters: impl Iterator<Item = TopicSet>) -> Self {
         let metrics = Metrics::new(1);
         let (bells, rung) = mpsc::channel();
         let route = Arc::new(route());
-        let limits = LogLimits { entries: 100, bytes: 1 << 20 };
         let channel = Arc::new(LiveChannel::new(Parts {
             id: 1,
             wire: Arc::new(Wire::new("S", route.topics.clone())),
@@ -164,10 +174,10 @@ impl World {
         channel.change(|fanout, _| *fanout = Fanout::new(Epoch::from_nanos(10), start, 1, limits));
         let now = Now { at: Instant::now(), wall: 0 };
         let mut shard = Shard::new(Sink { bells, writes: 0, bytes: 0 });
-        for _ in 0..subscribers {
-            let cursor = channel.fanout().join(&TopicSet::all(), start);
+        for topics in filters {
+            let cursor = channel.fanout().join(&topics, start);
             let beginning = Beginning { positions: true, resumes: true, keeps_all: true, told: Some(0) };
-            let subscriber = Subscriber::new(cursor, TopicSet::all(), beginning, None);
+            let subscriber = Subscriber::new(cursor, topics, beginning, None);
             let stream = Stream::new(Share::new(channel.clone()), subscriber, None, now.at, 0.5);
             shard.arrive(Arrival { socket: (), stream, first: Bytes::from_static(b"head"), chunked: true, hold: () });
         }
@@ -236,4 +246,30 @@ fn publications_that_leave_together_are_put_together_once() {
     eprintln!("{few} allocations for 10 subscribers, {many} for 1,000");
     assert_eq!(few, many);
     assert!(many <= 30, "{many} allocations for five publications");
+}
+
+/// What is kept once a full Log has passed, for subscribers who are all sent everything, each with a filter of its own or all
+/// with the same one.
+fn kept(subscribers: usize, own: bool) -> i64 {
+    let before = KEPT.get();
+    let filters = (0..subscribers).map(|n| {
+        let user = format!("user.{}", if own { n } else { 0 });
+        TopicSet::new(["t".parse().unwrap(), user.parse().unwrap()]).unwrap()
+    });
+    let mut world = World::showing(HubSettings::default().log, filters);
+    let wanted = HubSettings::default().log.entries as u64 + 500;
+    for _ in 0..wanted / 100 {
+        world.deliver(100);
+    }
+    assert_eq!(world.channel.fanout().holds().0, HubSettings::default().log.entries);
+    KEPT.get() - before
+}
+
+#[test]
+fn a_filter_of_its_own_costs_a_kilobyte_beside_the_log() {
+    let subscribers = 200;
+    let (shared, own) = (kept(subscribers, false), kept(subscribers, true));
+    let each = (own - shared) / subscribers as i64;
+    eprintln!("{each} bytes for a filter of its own");
+    assert!((1..=1024).contains(&each), "{each} bytes for each filter");
 }

@@ -85,7 +85,7 @@ pub enum Located {
 // === impl Entry ===
 
 impl Entry {
-    /// What an entry costs beside its frame: itself, two reference counts, its places in Log and feed, its topic.
+    /// What an entry costs beside its frame: itself, two reference counts, its place in the Log, its topic.
     pub const COST: usize = 160;
 
     /// The stamp of its position.
@@ -147,8 +147,13 @@ impl Log {
     }
 
     /// The entries, oldest first.
-    pub fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+    pub fn entries(&self) -> impl DoubleEndedIterator<Item = &Arc<Entry>> {
         self.entries.iter()
+    }
+
+    /// The entries behind a sequence, oldest first.
+    pub fn behind(&self, after: u64) -> impl Iterator<Item = &Arc<Entry>> + Clone {
+        self.entries.range(self.entries.partition_point(|entry| entry.sequence <= after)..)
     }
 
     /// How many entries it holds, and how many bytes they cost.

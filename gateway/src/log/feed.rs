@@ -1,6 +1,8 @@
-//! A Feed: all subscribers of one channel with one topic filter, and the entries of the Log that pass it.
+//! A Feed: all subscribers of one channel with one topic filter, and the newest entries of the Log that pass it.
+//!
+//! What a feed holds beside the Log is bounded by count, since there may be as many feeds as subscribers: the older entries
+//! that pass are found in the Log by a reader that lags.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
@@ -8,7 +10,7 @@ use std::task::Waker;
 use tidings_crds::topic::TopicSet;
 
 use crate::log::chunked::Frame;
-use crate::log::event_log::{Entry, Kind};
+use crate::log::event_log::{Entry, Kind, Log};
 use crate::log::publication::Millis;
 
 /// Several frames on their way out as one piece.
@@ -28,16 +30,21 @@ pub struct Batch {
 #[derive(Debug)]
 pub struct Feed {
     topics: TopicSet,
-    entries: VecDeque<Arc<Entry>>,
-    /// Everything behind this that passes the filter is in `entries`. The Log's own floor moves on with what other feeds are
+    /// The newest entries that pass the filter, at most [`RECENT`]; empty only if the Log holds none that does.
+    recent: VecDeque<Arc<Entry>>,
+    /// Everything behind this that passes the filter is in `recent`; what comes before, behind `floor`, is in the Log alone.
+    recent_from: u64,
+    /// Everything behind this that passes the filter is in the Log. The Log's own floor moves on with what other feeds are
     /// sent; this one only with what is this feed's, or its subscribers would fall behind for events that are none of theirs.
     floor: u64,
     seats: Vec<Seat>,
     free: Vec<usize>,
     waiting: Vec<usize>,
-    /// What was read last: most subscribers stand at the same place.
-    read: RefCell<Option<Read>>,
 }
+
+/// How many entries a feed has at hand: 256 bytes of pointers. Readers that stand farther back pass over the Log for what is
+/// theirs; that they are so many events behind pays for it.
+const RECENT: usize = 32;
 
 #[derive(Debug, Default)]
 struct Seat {
@@ -46,26 +53,17 @@ struct Seat {
     listed: bool,
 }
 
-/// A batch, and the question that it answers.
-#[derive(Debug)]
-struct Read {
-    after: u64,
-    budget: usize,
-    batch: Batch,
-}
-
-/// Frames that were put together are kept for the next reader where a feed has at least this many: at most a budget of
-/// 64 KiB until the next publication, 8 KiB for each of them.
-const SHARED: usize = 8;
-
 // === impl Feed ===
 
 impl Feed {
-    /// A feed over what the Log holds now, which is everything behind `floor`.
-    pub fn new<'l>(topics: TopicSet, floor: u64, log: impl Iterator<Item = &'l Arc<Entry>>) -> Self {
-        let entries = log.filter(|entry| entry.is_for_all() || topics.matches(&entry.topic)).cloned().collect();
-        let read = RefCell::default();
-        Self { topics, entries, floor, seats: Vec::new(), free: Vec::new(), waiting: Vec::new(), read }
+    /// A feed over what the Log holds now.
+    pub fn new(topics: TopicSet, log: &Log) -> Self {
+        let floor = log.floor().sequence;
+        let mut passing = log.entries().rev().filter(|entry| entry.is_seen_by(&topics));
+        let mut recent: VecDeque<_> = passing.by_ref().take(RECENT).cloned().collect();
+        recent.make_contiguous().reverse();
+        let recent_from = passing.next().map_or(floor, |entry| entry.sequence);
+        Self { topics, recent, recent_from, floor, seats: Vec::new(), free: Vec::new(), waiting: Vec::new() }
     }
 
     /// What it lets pass.
@@ -93,59 +91,72 @@ impl Feed {
         self.free.len() == self.seats.len()
     }
 
-    /// Adds an entry that passes the filter.
-    pub fn push(&mut self, entry: Arc<Entry>) {
-        self.read.take();
-        self.entries.push_back(entry);
+    /// How many seats are taken.
+    pub fn members(&self) -> usize {
+        self.seats.len() - self.free.len()
     }
 
-    /// Up to here the stream must be read; what comes behind is here.
+    /// Adds an entry that passes the filter and is about to be the Log's newest.
+    pub fn push(&mut self, entry: Arc<Entry>) {
+        if self.recent.len() >= RECENT
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.recent_from = oldest.sequence;
+        }
+        self.recent.push_back(entry);
+    }
+
+    /// Up to here the stream must be read; what comes behind is in the Log.
     pub fn floor(&self) -> u64 {
         self.floor
     }
 
     /// Forgets what the Log has let go.
     pub fn evict(&mut self, through: u64) {
-        self.read.take();
         self.floor = self.floor.max(through);
-        while self.entries.front().is_some_and(|entry| entry.sequence <= through) {
-            self.entries.pop_front();
+        self.recent_from = self.recent_from.max(through);
+        while self.recent.front().is_some_and(|entry| entry.sequence <= through) {
+            self.recent.pop_front();
         }
     }
 
     /// Forgets everything: the Log starts over, behind `floor`.
     pub fn clear(&mut self, floor: u64) {
-        self.read.take();
         self.floor = floor;
-        self.entries.clear();
+        self.recent_from = floor;
+        self.recent.clear();
     }
 
-    /// The frames behind `after`, as many as fit into `budget` bytes, at least one if there is any; up to where something
-    /// was lost.
-    pub fn read(&self, after: u64, budget: usize) -> Option<Batch> {
+    /// The frames behind `after`, which is not below the floor, as many as fit into `budget` bytes, at least one if there is
+    /// any; up to where something was lost.
+    pub fn read(&self, log: &Log, after: u64, budget: usize) -> Option<Batch> {
         if self.is_read(after) {
             return None;
         }
-        if let Some(read) = self.read.borrow().as_ref().filter(|read| read.after == after && read.budget == budget) {
-            return Some(read.batch.clone());
-        }
-        let start = self.entries.partition_point(|entry| entry.sequence <= after);
-        let batch = batch(self.entries.range(start..).take_while(|entry| entry.kind != Kind::Lost), budget)?;
-        if batch.events == 1 || self.seats.len() - self.free.len() >= SHARED {
-            *self.read.borrow_mut() = Some(Read { after, budget, batch: batch.clone() });
-        }
-        Some(batch)
+        batch(self.behind(log, after).take_while(|entry| entry.kind != Kind::Lost), budget)
     }
 
     /// Whether there is nothing behind `after`.
     pub fn is_read(&self, after: u64) -> bool {
-        self.entries.back().is_none_or(|newest| newest.sequence <= after)
+        self.recent.back().is_none_or(|newest| newest.sequence <= after)
     }
 
     /// Where continuity ends right behind `after`, if something was lost there.
-    pub fn lost(&self, after: u64) -> Option<u64> {
-        let start = self.entries.partition_point(|entry| entry.sequence <= after);
-        self.entries.get(start).filter(|entry| entry.kind == Kind::Lost).map(|entry| entry.sequence)
+    pub fn lost(&self, log: &Log, after: u64) -> Option<u64> {
+        if self.is_read(after) {
+            return None;
+        }
+        self.behind(log, after).next().filter(|entry| entry.kind == Kind::Lost).map(|entry| entry.sequence)
+    }
+
+    /// What passes the filter behind `after`: from the Log as far as it is not at hand.
+    fn behind<'f>(&'f self, log: &'f Log, after: u64) -> impl Iterator<Item = &'f Arc<Entry>> + Clone {
+        let older = (after < self.recent_from).then(|| {
+            let unread = log.behind(after).take_while(|entry| entry.sequence <= self.recent_from);
+            unread.filter(|entry| entry.is_seen_by(&self.topics))
+        });
+        let start = self.recent.partition_point(|entry| entry.sequence <= after);
+        older.into_iter().flatten().chain(self.recent.range(start..))
     }
 
     /// Remembers whom to wake when something changes.
@@ -196,6 +207,8 @@ pub fn batch<'e>(entries: impl Iterator<Item = &'e Arc<Entry>> + Clone, budget: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::event_log::{LogLimits, Mark};
+    use tidings_crds::position::Epoch;
 
     fn entry(sequence: u64, topic: &str) -> Arc<Entry> {
         Arc::new(Entry {
@@ -207,14 +220,23 @@ mod tests {
         })
     }
 
-    fn feed() -> Feed {
+    fn log(entries: impl IntoIterator<Item = Arc<Entry>>) -> Log {
+        let limits = LogLimits { entries: 1000, bytes: 1 << 20 };
+        let mut log = Log::new(Epoch::from_nanos(10), Mark { sequence: 0, stamp: None }, limits);
+        entries.into_iter().for_each(|entry| drop(log.append(entry)));
+        log
+    }
+
+    fn feed() -> (Feed, Log) {
         let topics = TopicSet::new(["a".parse().unwrap()]).unwrap();
-        Feed::new(topics, 0, [entry(1, "a"), entry(2, "b"), entry(3, "a"), entry(4, "a")].iter())
+        let log = log([entry(1, "a"), entry(2, "b"), entry(3, "a"), entry(4, "a")]);
+        (Feed::new(topics, &log), log)
     }
 
     #[test]
     fn frames_behind_a_cursor_leave_as_one_piece() {
-        let batch = |after, budget| feed().read(after, budget).map(|b| (b.bytes, b.events, b.last));
+        let (feed, log) = feed();
+        let batch = |after, budget| feed.read(&log, after, budget).map(|b| (b.bytes, b.events, b.last));
         assert_eq!(batch(0, 100), Some(("<1><3><4>".into(), 3, 4)));
         assert_eq!(batch(1, 100), Some(("<3><4>".into(), 2, 4)));
         assert_eq!(batch(0, 6), Some(("<1><3>".into(), 2, 3)));
@@ -223,25 +245,42 @@ mod tests {
     }
 
     #[test]
-    fn readers_at_the_same_place_share_what_was_put_together() {
-        let mut feed = feed();
-        let _seats: Vec<_> = (0..SHARED).map(|_| feed.sit()).collect();
-        let first = feed.read(0, 100).unwrap().bytes.text();
-        assert_eq!(first.as_ptr(), feed.read(0, 100).unwrap().bytes.text().as_ptr());
-        assert_eq!(feed.read(1, 100).unwrap().bytes, "<3><4>");
-        assert_eq!(feed.read(0, 6).unwrap().bytes, "<1><3>");
-        feed.push(entry(5, "a"));
-        assert_eq!(feed.read(0, 100).unwrap().bytes, "<1><3><4><5>");
-        feed.evict(1);
-        assert_eq!(feed.read(0, 100).unwrap().bytes, "<3><4><5>");
-        feed.clear(9);
-        assert_eq!(feed.floor(), 9);
-        assert_eq!(feed.read(0, 100), None);
+    fn what_is_not_at_hand_is_found_in_the_log() {
+        let topics = TopicSet::new(["a".parse().unwrap()]).unwrap();
+        let all: Vec<_> = (1..=200).map(|n| entry(n, if n % 2 == 0 { "a" } else { "b" })).collect();
+        let late = Feed::new(topics.clone(), &log(all.clone()));
+        let mut early = Feed::new(topics, &log([]));
+        all.iter().filter(|entry| &*entry.topic == "a").for_each(|entry| early.push(entry.clone()));
+        let log = log(all.clone());
+        for feed in [&late, &early] {
+            assert_eq!((feed.recent.len(), feed.recent_from), (RECENT, 136));
+            for after in 0..=201 {
+                let expected: Vec<_> = (after + 1..=200).filter(|n| n % 2 == 0).map(|n| format!("<{n}>")).collect();
+                let read = feed.read(&log, after, 10_000).map(|batch| (batch.bytes, batch.events));
+                let expected = (!expected.is_empty()).then(|| (expected.concat().into(), expected.len() as u64));
+                assert_eq!(read, expected, "behind {after}");
+                assert_eq!(feed.is_read(after), after >= 200);
+            }
+            let first = feed.read(&log, 0, 0).map(|batch| (batch.bytes, batch.last));
+            assert_eq!(first, Some(("<2>".into(), 2)));
+        }
+    }
+
+    #[test]
+    fn a_loss_is_found_behind_what_is_at_hand_too() {
+        let lost = Entry { sequence: 3, time: 1, topic: "".into(), frame: Frame::default(), kind: Kind::Lost };
+        let mut all = vec![entry(1, "a"), Arc::new(lost)];
+        all.extend((4..100).map(|n| entry(n, "a")));
+        let log = log(all);
+        let feed = Feed::new(TopicSet::new(["a".parse().unwrap()]).unwrap(), &log);
+        assert_eq!(feed.read(&log, 0, 10_000).map(|batch| batch.bytes), Some("<1>".into()));
+        assert_eq!((feed.read(&log, 1, 10_000), feed.lost(&log, 1)), (None, Some(3)));
+        assert_eq!((feed.lost(&log, 0), feed.lost(&log, 3), feed.lost(&log, 99)), (None, None, None));
     }
 
     #[test]
     fn a_seat_that_changes_hands_is_listed_once() {
-        let mut feed = feed();
+        let (mut feed, _) = feed();
         for _ in 0..5 {
             let seat = feed.sit();
             feed.wait(seat, Waker::noop());
@@ -255,14 +294,17 @@ mod tests {
 
     #[test]
     fn eviction_takes_from_the_front() {
-        let mut feed = feed();
+        let (mut feed, log) = feed();
         feed.evict(3);
-        assert_eq!(feed.read(0, 100).unwrap().bytes, "<4>");
+        assert_eq!(feed.read(&log, 3, 100).unwrap().bytes, "<4>");
+        assert_eq!((feed.recent.len(), feed.floor(), feed.recent_from), (1, 3, 3));
+        feed.clear(9);
+        assert_eq!((feed.read(&log, 9, 100), feed.floor(), feed.recent_from), (None, 9, 9));
     }
 
     #[test]
     fn seats_are_used_again() {
-        let mut feed = feed();
+        let (mut feed, _) = feed();
         let (a, b) = (feed.sit(), feed.sit());
         assert!(!feed.rise(a));
         assert_eq!(feed.sit(), a);

@@ -13,4 +13,5 @@ pub mod frame;
 pub mod identity;
 pub mod ingest;
 pub mod publication;
+mod shared_reads;
 pub mod topic_index;
