@@ -33,6 +33,8 @@ pub mod log;
 pub mod logging;
 pub mod memory_trim;
 pub mod metrics;
+#[cfg(test)]
+mod metrics_reference;
 pub mod nats;
 pub mod routes;
 pub mod run;

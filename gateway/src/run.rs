@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use crate::auth::authenticator::Authority;
 use crate::auth::current_settings::Rules;
 use crate::channel::hub::{Hub, HubSettings};
-use crate::config::args::{Config, ConnectionLimits, Source};
+use crate::config::args::{Config, Source};
 use crate::config::settings::Settings;
 use crate::config::settings_file::{self, SettingsFile, SettingsFileError};
 use crate::delivery::workers::Shards;
@@ -23,6 +23,7 @@ use crate::heartbeat::sender::Pulse;
 use crate::http::admin::Admin;
 use crate::http::lingering::Lingering;
 use crate::http::router::{App, MAX_URI_BYTES};
+use crate::limits::metrics::LimitMetrics;
 use crate::limits::quota::Limit;
 use crate::memory_trim::{self, Crowd};
 use crate::metrics::registry::Metrics;
@@ -36,7 +37,7 @@ use crate::runtime::tasks::CoreTasks;
 use crate::server::accept::Port;
 use crate::server::address_limit::AddressLimit;
 use crate::server::connection::{Departure, Protocol};
-use crate::server::connection_limit::Room;
+use crate::server::connection_limit::{ConnectionLimits, Room};
 use crate::server::listener::{ListenFailed, Listener, listen};
 use crate::server::memory_limit::memory_limit;
 use crate::server::tls::{Tls, TlsError};
@@ -101,8 +102,9 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     let core_link = broker.core();
     let hub = Hub::new(broker, metrics.clone(), HubSettings::default());
 
-    settings_file::enforce(&settings.limits, &hub, &metrics);
-    let authority = Authority::new(Arc::new(Rules::new(settings)), metrics.clone());
+    let limits = LimitMetrics::registered(&metrics);
+    settings_file::enforce(&settings.limits, &hub, &limits);
+    let authority = Authority::new(Arc::new(Rules::new(settings.auth, settings.limits)), &metrics);
     let departure = Departure::default();
     let room = Arc::new(Room::within_limits(config.connections.connections, memory_limit(), tls.is_some()));
     let proxies = config.requests.trusted_proxies.clone();
@@ -115,7 +117,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         (Limit::UriBytes, MAX_URI_BYTES as u64),
         (Limit::PublishBytes, config.requests.publish_bytes),
     ] {
-        metrics.limit(limit, most);
+        limits.set(limit, most);
     }
     let address = |listener: &Listener| listener.local_addr().map(|at| at.to_string()).unwrap_or_default();
     info!(
@@ -207,13 +209,13 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     let reviewed = {
         let (reviews, hub) = (authority.reviews().clone(), hub.clone());
         async move {
-            reviews.follow(hub).await;
+            reviews.follow(move |key| hub.recheck(Some(key))).await;
             "the reviewer of identities"
         }
     };
     core.spawn(reviewed);
     if let Some(file) = file {
-        let followed = file.follow(authority.clone(), hub.clone(), metrics.clone());
+        let followed = file.follow(authority.clone(), hub.clone(), limits, metrics.clone());
         core.spawn(async move {
             followed.await;
             "the reader of settings"

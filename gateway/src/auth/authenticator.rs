@@ -17,10 +17,11 @@ use crate::auth::grant::Action;
 use crate::auth::issuer::Issuer;
 use crate::auth::jwt::{Secret, TokenFault, Unverified};
 use crate::auth::keyring::{Keyring, NoKeys};
+use crate::auth::metrics::TokenMetrics;
 use crate::auth::principal::{Caller, Principal};
 use crate::auth::review_cache::Reviews;
+use crate::auth::settings::{AuthSettings, Kubernetes};
 use crate::auth::token_review;
-use crate::config::settings::{Kubernetes, Settings};
 use crate::limits::client::Client;
 use crate::metrics::registry::Metrics;
 
@@ -28,7 +29,7 @@ use crate::metrics::registry::Metrics;
 #[derive(Debug)]
 pub struct Authority {
     rules: Arc<Rules>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<TokenMetrics>,
     issuers: Mutex<Issuers>,
     reviews: Arc<Reviews>,
 }
@@ -78,7 +79,8 @@ const MAX_TOLD: usize = 200;
 
 impl Authority {
     /// Checks tokens by these rules. [`Authority::update`] has to follow every change of them.
-    pub fn new(rules: Arc<Rules>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(rules: Arc<Rules>, metrics: &Metrics) -> Arc<Self> {
+        let metrics = TokenMetrics::registered(metrics);
         let reviews = Arc::new(Reviews::new(rules.clone(), metrics.clone()));
         let authority = Arc::new(Self { rules, metrics, issuers: Mutex::default(), reviews });
         authority.update();
@@ -151,7 +153,7 @@ impl Authority {
 
     async fn check(&self, credential: Credential, errand: Errand<'_>) -> Result<Caller, Unknown> {
         let settings = self.rules.settings();
-        if credential.token.reveal().len() > settings.limits.token_bytes() {
+        if credential.token.reveal().len() > self.rules.limits().token_bytes() {
             return Err(Unknown::Token(TokenFault::TooLarge));
         }
         let unverified = Unverified::read(credential.token.reveal()).map_err(Unknown::Token)?;
@@ -192,7 +194,7 @@ impl Authority {
         credential: &Credential,
         kubernetes: &Kubernetes,
         errand: Errand<'_>,
-        settings: &Settings,
+        settings: &AuthSettings,
         (claims, until): (&Claims, SystemTime),
     ) -> Result<Caller, Unknown> {
         let token = &credential.token;
@@ -215,7 +217,7 @@ impl Authority {
     }
 }
 
-fn not_denied(principal: Principal, settings: &Settings) -> Result<Principal, Unknown> {
+fn not_denied(principal: Principal, settings: &AuthSettings) -> Result<Principal, Unknown> {
     if settings.denied.contains(&principal.issuer, principal.subject(), principal.token_id()) {
         return Err(Unknown::Token(TokenFault::Denied));
     }

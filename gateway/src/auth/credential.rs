@@ -199,7 +199,7 @@ fn from_query(uri: &Uri) -> Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routes::table::tests::document;
+    use crate::auth::route_fixture::document;
     use http::HeaderValue;
     use proptest::prelude::*;
 

@@ -7,31 +7,43 @@ use arc_swap::ArcSwap;
 
 use crate::auth::issuer::KUBERNETES;
 use crate::auth::principal::Principal;
-use crate::config::settings::Settings;
+use crate::auth::settings::AuthSettings;
+use crate::limits::quota::Quotas;
 
 /// What holds for everybody now.
 #[derive(Debug)]
 pub struct Rules {
-    settings: ArcSwap<Settings>,
+    settings: ArcSwap<AuthSettings>,
+    limits: ArcSwap<Quotas>,
     revision: AtomicU64,
 }
 
 // === impl Rules ===
 
 impl Rules {
-    /// These settings.
-    pub fn new(settings: Settings) -> Self {
-        Self { settings: ArcSwap::from_pointee(settings), revision: AtomicU64::new(0) }
+    /// These settings and limits.
+    pub fn new(settings: AuthSettings, limits: Quotas) -> Self {
+        Self {
+            settings: ArcSwap::from_pointee(settings),
+            limits: ArcSwap::from_pointee(limits),
+            revision: AtomicU64::new(0),
+        }
     }
 
     /// The settings in force.
-    pub fn settings(&self) -> Arc<Settings> {
+    pub fn settings(&self) -> Arc<AuthSettings> {
         self.settings.load_full()
     }
 
+    /// The limits in force.
+    pub fn limits(&self) -> Arc<Quotas> {
+        self.limits.load_full()
+    }
+
     /// Puts others in force. Whoever calls this wakes the open streams.
-    pub fn replace(&self, settings: Settings) {
+    pub fn replace(&self, settings: AuthSettings, limits: Quotas) {
         self.settings.store(Arc::new(settings));
+        self.limits.store(Arc::new(limits));
         self.changed();
     }
 
@@ -61,6 +73,6 @@ impl Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self::new(Settings::default())
+        Self::new(AuthSettings::default(), Quotas::default())
     }
 }

@@ -15,7 +15,7 @@ use crate::auth::issuer::{Issuer, KeySource};
 use crate::auth::jwks_client::{FetchError, discover, fetch};
 use crate::auth::key_files::{KeyFiles, Look};
 use crate::auth::key_set::{KeySet, KeySetError, LeftOut, Lookup, REFRESH, Ring};
-use crate::metrics::registry::{KeyRead, Metrics};
+use crate::auth::metrics::{KeyRead, TokenMetrics};
 use crate::runtime::file_watch::LOOK;
 
 /// The keys of one issuer.
@@ -98,7 +98,7 @@ impl Keyring {
     }
 
     /// Keeps the keys up to date for ever.
-    pub async fn follow(&self, metrics: &Metrics) {
+    pub async fn follow(&self, metrics: &TokenMetrics) {
         match &self.issuer.keys {
             KeySource::Url { .. } | KeySource::Discovered { .. } => loop {
                 match self.fetch().await {
@@ -130,7 +130,7 @@ impl Keyring {
     }
 
     /// Looks at the files once.
-    fn look(&self, files: &mut KeyFiles, metrics: &Metrics) {
+    fn look(&self, files: &mut KeyFiles, metrics: &TokenMetrics) {
         let Look { keys, fault } = files.look(Instant::now());
         let changed = keys.is_some();
         if let Some(keys) = keys {
@@ -161,7 +161,7 @@ impl Keyring {
         }
     }
 
-    fn take(&self, read: Result<KeySet, KeySetError>, metrics: &Metrics) {
+    fn take(&self, read: Result<KeySet, KeySetError>, metrics: &TokenMetrics) {
         match read {
             Ok(set) => {
                 let (keys, left_out) = (set.len(), set.left_out().to_vec());
@@ -177,7 +177,7 @@ impl Keyring {
         }
     }
 
-    fn failed(&self, error: &dyn std::error::Error, metrics: &Metrics) {
+    fn failed(&self, error: &dyn std::error::Error, metrics: &TokenMetrics) {
         metrics.keys_read(KeyRead::Failed);
         let (known, cause) = (self.has_keys(), chain(error));
         if self.is_to_be_told(&cause, Instant::now()) {

@@ -15,9 +15,13 @@ pub mod key_files;
 pub mod key_set;
 pub mod keyring;
 pub mod lru_cache;
+pub mod metrics;
 pub mod policy;
 pub mod principal;
 pub mod review_budget;
 pub mod review_cache;
 pub mod review_table;
+#[cfg(test)]
+pub(crate) mod route_fixture;
+pub mod settings;
 pub mod token_review;

@@ -71,7 +71,7 @@ pub(crate) mod tests {
     use crate::auth::credential::{Provenance, Sender};
     use crate::auth::jwt::Verified;
     use crate::auth::principal::{Principal, Verdict};
-    use crate::routes::table::tests::document;
+    use crate::auth::route_fixture::document;
     use proptest::prelude::*;
     use serde_json::{Value, json};
     use std::sync::Arc;

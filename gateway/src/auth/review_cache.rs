@@ -21,18 +21,17 @@ use crate::auth::authenticator::Errand;
 use crate::auth::current_settings::Rules;
 use crate::auth::issuer::is_name;
 use crate::auth::jwt::Secret;
+use crate::auth::metrics::{Review, TokenMetrics};
 use crate::auth::principal::Verdict;
 use crate::auth::review_budget::ReviewBudget;
 use crate::auth::review_table::{AGAIN_AFTER, GOOD_FOR, Known, Question, ReviewTable, Right, hash};
 use crate::auth::token_review::{self, Identity};
-use crate::channel::hub::Hub;
 use crate::limits::client::Client;
-use crate::metrics::registry::{Metrics, Review};
 
 /// What the API server has said.
 pub struct Reviews {
     rules: Arc<Rules>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<TokenMetrics>,
     /// Made with the first question: most installations never ask one.
     client: OnceCell<kube::Client>,
     table: Mutex<ReviewTable>,
@@ -76,7 +75,7 @@ const AGAIN_AT_ONCE: usize = 4;
 
 impl Reviews {
     /// Asks nothing yet.
-    pub fn new(rules: Arc<Rules>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(rules: Arc<Rules>, metrics: Arc<TokenMetrics>) -> Self {
         Self {
             rules,
             metrics,
@@ -129,8 +128,9 @@ impl Reviews {
         Ok(right.verdict.clone())
     }
 
-    /// Keeps the answers up to date that open streams hold, for ever, and has streams look when an answer is another one.
-    pub async fn follow(&self, hub: Hub) {
+    /// Keeps the answers up to date that open streams hold, for ever, and calls `recheck` with the channel whose
+    /// streams are to be checked again when an answer is another one.
+    pub async fn follow(&self, recheck: impl Fn(&str)) {
         let again = async {
             let mut ticks = tokio::time::interval(TICK);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -145,7 +145,7 @@ impl Reviews {
                 let changed = std::mem::take(&mut *self.changed.lock());
                 if !changed.is_empty() {
                     self.rules.changed();
-                    changed.iter().for_each(|key| hub.recheck(Some(key)));
+                    changed.iter().for_each(|key| recheck(key));
                 }
             }
         };

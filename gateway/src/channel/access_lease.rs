@@ -125,14 +125,15 @@ mod tests {
     use crate::auth::jwt::Verified;
     use crate::auth::policy::tests::{caller, entitled, route};
     use crate::auth::principal::{Principal, Verdict};
-    use crate::config::settings::Settings;
+    use crate::auth::settings::tests::settings;
+    use crate::limits::quota::Quotas;
     use serde_json::json;
     use tidings_crds::channel::AccessMode;
 
     const SETTINGS: &str = "issuers: [{name: main, issuer: iss, audience: a, algorithms: [RS256], jwks: {file: /k}}]\n";
 
     fn rules() -> Arc<Rules> {
-        Arc::new(Rules::new(Settings::from_yaml(SETTINGS).unwrap()))
+        Arc::new(Rules::new(settings(SETTINGS), Quotas::default()))
     }
 
     fn ann(until: SystemTime) -> Caller {
@@ -223,7 +224,7 @@ mod tests {
         };
         assert_eq!(check(1), 1);
         for _ in 0..5 {
-            rules.replace(Settings::from_yaml(&format!("{SETTINGS}denied: [{{subject: bob}}]")).unwrap());
+            rules.replace(settings(&format!("{SETTINGS}denied: [{{subject: bob}}]")), Quotas::default());
             assert_eq!(check(1), 1, "other settings");
         }
         assert_eq!(check(2), 2, "another Route");
@@ -240,20 +241,20 @@ mod tests {
         ] {
             let rules = rules();
             let mut stream = stream(&rules, &orders, ann);
-            rules.replace(Settings::from_yaml(&format!("{SETTINGS}{denied}")).unwrap());
+            rules.replace(settings(&format!("{SETTINGS}{denied}")), Quotas::default());
             assert_eq!(stream.check(1, 0, &orders), end, "{denied}");
             assert_eq!(stream.check(1, 0, &orders), None, "told once");
         }
         let rules = rules();
         let mut stream = stream(&rules, &orders, ann);
-        rules.replace(Settings::from_yaml(&SETTINGS.replace("issuer: iss", "issuer: another")).unwrap());
+        rules.replace(settings(&SETTINGS.replace("issuer: iss", "issuer: another")), Quotas::default());
         assert_eq!(stream.check(1, 0, &orders), Some(EndReason::AccessRevoked));
     }
 
     #[test]
     fn a_right_that_the_cluster_withdraws_ends_the_stream() {
-        let settings = Settings::from_yaml("kubernetes: {enabled: true}").unwrap();
-        let (rules, orders) = (Arc::new(Rules::new(settings)), route(AccessMode::Token, &[]));
+        let rules = Rules::new(settings("kubernetes: {enabled: true}"), Quotas::default());
+        let (rules, orders) = (Arc::new(rules), route(AccessMode::Token, &[]));
         let verdict = Arc::new(Verdict::new(true));
         let mut stream = stream(&rules, &orders, |until| {
             let robot = caller("kubernetes", json!({"sub": "robot"}));

@@ -14,6 +14,7 @@ use tidings_crds::topic::TopicSet;
 use tokio::sync::OnceCell;
 
 use crate::channel::concurrency_limit::{Gate, Pass};
+use crate::limits::quota::DEFAULT_BACKFILLS;
 use crate::log::chunk::Chunk;
 use crate::log::event_log::{Entry, Kind, Mark};
 use crate::log::extent::{Extent, Reached};
@@ -42,9 +43,6 @@ const BROKEN: usize = 1024;
 
 /// How long a chunk is kept: as long as a wave of reconnects takes.
 const KEPT_FOR: Duration = Duration::from_secs(10);
-
-/// Ranges read at the same time, unless the settings say otherwise: 16 × 512 messages of 1 KiB are 8 MiB on their way.
-pub const AT_ONCE: usize = 16;
 
 /// The chunks of all channels.
 #[derive(Debug)]
@@ -112,7 +110,7 @@ struct Flight {
 impl Backfill {
     /// Nothing read yet.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { kept: Mutex::default(), gate: Gate::new(AT_ONCE), metrics }
+        Self { kept: Mutex::default(), gate: Gate::new(DEFAULT_BACKFILLS), metrics }
     }
 
     /// Reads so many ranges at the same time from now on.

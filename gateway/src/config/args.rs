@@ -2,19 +2,20 @@
 //!
 //! `docs/reference/gateway.md` lists every flag; a test compares the two.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser, ValueEnum};
 use tidings_crds::beat::Sender;
 use tidings_crds::release::Release;
 
+use crate::http::request_limits::RequestLimits;
 use crate::limits::client::{ForwardedHeader, Network};
 use crate::nats::login::{NatsArguments, NatsSettings};
 use crate::runtime::drain::DrainTimes;
 use crate::runtime::units;
+use crate::server::connection_limit::ConnectionLimits;
+use crate::server::listen::Listen;
 use crate::server::tls::TlsFiles;
 
 /// Serves Channels to browsers: relays NATS messages as Server-Sent Events.
@@ -130,20 +131,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// An address to listen on: `:8080` is every address of the machine, over IPv6 and IPv4.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listen {
-    /// Absent means all.
-    pub address: Option<IpAddr>,
-    /// 0 lets the kernel choose.
-    pub port: u16,
-}
-
-/// Why a text is not an address to listen on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("write a port or an address with a port, as in :8080, 127.0.0.1:8080 or [::1]:8080")]
-pub struct ListenError;
-
 /// The settings of one gateway.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -182,66 +169,6 @@ pub enum Source {
     Files(PathBuf),
     /// The ConfigMaps of a release, of which this process is a part.
     Cluster(Sender),
-}
-
-/// What a connection may cost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConnectionLimits {
-    /// Open connections; absent means what the open-file limit allows.
-    pub connections: Option<u32>,
-    /// Open connections of one address; 0 is no limit, absent half of all.
-    pub per_address: Option<u32>,
-    /// For the first request head, and the TLS handshake before it.
-    pub header_timeout: Duration,
-    /// Between two requests.
-    pub idle_timeout: Duration,
-    /// For a peer that answers nothing, on the level of TCP.
-    pub peer_timeout: Duration,
-    /// For a subscriber that takes nothing of what waits for it.
-    pub write_timeout: Duration,
-    /// The largest request head.
-    pub header_bytes: u32,
-}
-
-/// What a request may cost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestLimits {
-    /// Open streams over all channels.
-    pub subscribers: Option<u64>,
-    /// For the body of a POST.
-    pub body_timeout: Duration,
-    /// The largest body of a POST.
-    pub publish_bytes: u64,
-    /// Whose word about a client's address is believed.
-    pub trusted_proxies: Vec<Network>,
-    /// Which header they write.
-    pub forwarded_header: ForwardedHeader,
-}
-
-// === impl Listen ===
-
-impl Listen {
-    /// The addresses to try, in this order: a machine without IPv6 still has IPv4.
-    pub fn candidates(self) -> Vec<SocketAddr> {
-        match self.address {
-            Some(address) => vec![SocketAddr::new(address, self.port)],
-            None => [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()]
-                .map(|address: IpAddr| SocketAddr::new(address, self.port))
-                .to_vec(),
-        }
-    }
-}
-
-impl FromStr for Listen {
-    type Err = ListenError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(port) = text.strip_prefix(':') {
-            return Ok(Self { address: None, port: port.parse().map_err(|_| ListenError)? });
-        }
-        let address: SocketAddr = text.parse().map_err(|_| ListenError)?;
-        Ok(Self { address: Some(address.ip()), port: address.port() })
-    }
 }
 
 /// hyper needs 8 KiB to read a head at all; above 1 MiB a head is an attack.
@@ -379,17 +306,6 @@ mod tests {
         for argument in Arguments::command().get_arguments() {
             let expected = format!("TIDINGS_{}", argument.get_id().as_str().to_uppercase());
             assert_eq!(argument.get_env().unwrap().to_str().unwrap(), expected);
-        }
-    }
-
-    #[test]
-    fn a_port_alone_is_every_address_of_both_families() {
-        let all: Listen = ":8080".parse().unwrap();
-        assert_eq!(all.candidates(), ["[::]:8080".parse().unwrap(), "0.0.0.0:8080".parse().unwrap()]);
-        let one: Listen = "127.0.0.1:0".parse().unwrap();
-        assert_eq!(one.candidates(), ["127.0.0.1:0".parse().unwrap()]);
-        for text in ["", "8080", ":", ":x", ":65536", "localhost:80", "::1:8080"] {
-            assert_eq!(text.parse::<Listen>(), Err(ListenError), "{text}");
         }
     }
 

@@ -2,39 +2,24 @@
 //!
 //! `docs/reference/settings.md` describes it; a test reads the example there.
 
-use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
 
-use http::HeaderName;
 use serde::Deserialize;
 use tidings_crds::fault::Fault;
 use tidings_crds::locate;
 
-use crate::auth::denylist::{Denied, DeniedDocument};
-use crate::auth::issuer::{Issuer, IssuerDocument};
+use crate::auth::denylist::DeniedDocument;
+use crate::auth::issuer::IssuerDocument;
+use crate::auth::settings::{AuthDocument, AuthSettings, KubernetesDocument};
 use crate::limits::quota::{Quotas, QuotasDocument};
 
 /// What the administrator has set.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     /// Whose tokens are accepted.
-    pub issuers: Vec<Arc<Issuer>>,
-    /// The cookie that a token may stand in.
-    pub cookie: String,
-    /// Whether, and for which audience, tokens of the cluster's service accounts are accepted.
-    pub kubernetes: Option<Kubernetes>,
-    /// Whose tokens are refused all the same.
-    pub denied: Denied,
+    pub auth: AuthSettings,
     /// Limits for every client and every channel.
     pub limits: Quotas,
-}
-
-/// How identities of the cluster are accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kubernetes {
-    /// A token has to be made for one of these.
-    pub audiences: Vec<String>,
 }
 
 /// Why a text is no settings file. All faults, each with its line.
@@ -54,33 +39,7 @@ struct Document {
     limits: QuotasDocument,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct KubernetesDocument {
-    #[serde(default)]
-    enabled: bool,
-    audiences: Option<Vec<String>>,
-}
-
-/// The cookie that a token stands in if nothing else is set.
-pub const DEFAULT_COOKIE: &str = "tidings_token";
-
-/// The audience that tokens of service accounts are made for if nothing else is set.
-pub const DEFAULT_AUDIENCE: &str = "tidings";
-
 // === impl Settings ===
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            issuers: Vec::new(),
-            cookie: DEFAULT_COOKIE.to_owned(),
-            kubernetes: None,
-            denied: Denied::default(),
-            limits: Quotas::default(),
-        }
-    }
-}
 
 impl Settings {
     /// Reads a settings file.
@@ -97,52 +56,13 @@ impl Settings {
         })
     }
 
-    /// The issuer that writes this as `iss`.
-    pub fn issuer(&self, iss: &str) -> Option<&Arc<Issuer>> {
-        self.issuers.iter().find(|issuer| issuer.issuer == iss)
-    }
-
-    /// The issuer that would write this as `iss`, but for final slashes.
-    pub fn nearly(&self, iss: &str) -> Option<&Arc<Issuer>> {
-        let without = |text: &str| text.trim_end_matches('/').to_owned();
-        self.issuers.iter().find(|issuer| issuer.issuer != iss && without(&issuer.issuer) == without(iss))
-    }
-
     fn read(document: Document) -> Result<Self, Vec<Fault>> {
+        let Document { issuers, cookie, kubernetes, denied, limits } = document;
         let mut faults = Vec::new();
-        let (mut issuers, mut names, mut writes) = (Vec::new(), HashSet::new(), HashSet::new());
-        for (at, document) in document.issuers.into_iter().enumerate() {
-            let path = format!("issuers[{at}]");
-            match Issuer::read(document, &path) {
-                Ok(issuer) => {
-                    if !names.insert(issuer.name.clone()) {
-                        faults.push(Fault::new(format!("{path}.name"), "another issuer has this name already"));
-                    }
-                    if !writes.insert(issuer.issuer.clone()) {
-                        let message = "another entry has this issuer already: list all its audiences in one";
-                        faults.push(Fault::new(format!("{path}.issuer"), message));
-                    }
-                    issuers.push(Arc::new(issuer));
-                }
-                Err(found) => faults.extend(found),
-            }
-        }
-        let cookie = document.cookie.unwrap_or_else(|| DEFAULT_COOKIE.to_owned());
-        // A cookie's name is a token of HTTP (RFC 6265), as a header's name is.
-        if HeaderName::from_bytes(cookie.as_bytes()).is_err() {
-            faults.push(Fault::new("cookie", "write the name of a cookie, as in __Host-tidings"));
-        }
-        let kubernetes = document.kubernetes.filter(|kubernetes| kubernetes.enabled).map(|kubernetes| Kubernetes {
-            audiences: kubernetes.audiences.unwrap_or_else(|| vec![DEFAULT_AUDIENCE.to_owned()]),
-        });
-        if kubernetes.as_ref().is_some_and(|on| on.audiences.is_empty() || on.audiences.iter().any(String::is_empty)) {
-            let message = "write the audience that tokens are made for, as in [tidings]: without one every pod's default \
-                           token would do";
-            faults.push(Fault::new("kubernetes.audiences", message));
-        }
-        let denied = Denied::read(document.denied).map_err(|found| faults.extend(found)).unwrap_or_default();
-        let limits = Quotas::read(document.limits).map_err(|found| faults.extend(found)).unwrap_or_default();
-        if faults.is_empty() { Ok(Self { issuers, cookie, kubernetes, denied, limits }) } else { Err(faults) }
+        let auth = AuthDocument { issuers, cookie, kubernetes, denied };
+        let auth = AuthSettings::read(auth).map_err(|found| faults.extend(found)).unwrap_or_default();
+        let limits = Quotas::read(limits).map_err(|found| faults.extend(found)).unwrap_or_default();
+        if faults.is_empty() { Ok(Self { auth, limits }) } else { Err(faults) }
     }
 }
 
@@ -170,6 +90,7 @@ impl fmt::Display for SettingsError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::settings::Kubernetes;
 
     fn fault(text: &str) -> String {
         Settings::from_yaml(text).unwrap_err().to_string()
@@ -189,7 +110,7 @@ issuers:
         for text in ["", "# nothing\n", "{}", "issuers: []\n", "kubernetes: {}\n"] {
             assert_eq!(Settings::from_yaml(text), Ok(Settings::default()), "{text:?}");
         }
-        assert!(Settings::default().kubernetes.is_none(), "off unless it is turned on");
+        assert!(Settings::default().auth.kubernetes.is_none(), "off unless it is turned on");
     }
 
     #[test]
@@ -198,21 +119,24 @@ issuers:
         let (_, rest) = reference.split_once("```yaml\n").unwrap();
         let (example, _) = rest.split_once("```").unwrap();
         let settings = Settings::from_yaml(example).unwrap();
-        assert_eq!(settings.issuers.len(), 3);
-        assert!(settings.kubernetes.is_some() && settings.limits.client.connections.is_some());
+        assert_eq!(settings.auth.issuers.len(), 3);
+        assert!(settings.auth.kubernetes.is_some() && settings.limits.client.connections.is_some());
     }
 
     #[test]
     fn the_file_is_read_whole() {
         let text = format!("{MAIN}cookie: __Host-t\nkubernetes: {{enabled: true}}\ndenied: [{{subject: ann}}]\n");
         let settings = Settings::from_yaml(&text).unwrap();
-        assert_eq!(settings.issuer("https://id.example").map(|issuer| &*issuer.name), Some("main"));
-        assert_eq!(settings.issuer("https://id.example/"), None);
-        assert_eq!(settings.nearly("https://id.example/").map(|issuer| &*issuer.name), Some("main"));
-        assert_eq!((settings.nearly("https://id.example"), settings.nearly("https://id.example/x")), (None, None));
-        assert_eq!(settings.cookie, "__Host-t");
-        assert_eq!(settings.kubernetes, Some(Kubernetes { audiences: vec!["tidings".into()] }));
-        assert!(settings.denied.contains("main", Some("ann"), None));
+        assert_eq!(settings.auth.issuer("https://id.example").map(|issuer| &*issuer.name), Some("main"));
+        assert_eq!(settings.auth.issuer("https://id.example/"), None);
+        assert_eq!(settings.auth.nearly("https://id.example/").map(|issuer| &*issuer.name), Some("main"));
+        assert_eq!(
+            (settings.auth.nearly("https://id.example"), settings.auth.nearly("https://id.example/x")),
+            (None, None)
+        );
+        assert_eq!(settings.auth.cookie, "__Host-t");
+        assert_eq!(settings.auth.kubernetes, Some(Kubernetes { audiences: vec!["tidings".into()] }));
+        assert!(settings.auth.denied.contains("main", Some("ann"), None));
     }
 
     #[test]

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use crate::auth::authenticator::Authority;
-use crate::channel::backfill::AT_ONCE;
 use crate::channel::hub::Hub;
 use crate::config::settings::{Settings, SettingsError};
-use crate::limits::quota::Quotas;
+use crate::limits::metrics::LimitMetrics;
+use crate::limits::quota::{DEFAULT_BACKFILLS, Quotas};
 use crate::metrics::registry::{Metrics, SettingsChange};
 use crate::runtime::file_watch::{LOOK, Watched};
 
@@ -46,16 +46,17 @@ impl SettingsFile {
 
     /// Follows it for ever: tokens are checked by what stands in it, and open streams are held against it. What cannot be
     /// read leaves the last good settings in force.
-    pub async fn follow(mut self, authority: Arc<Authority>, hub: Hub, metrics: Arc<Metrics>) {
+    pub async fn follow(mut self, authority: Arc<Authority>, hub: Hub, told: Arc<LimitMetrics>, metrics: Arc<Metrics>) {
         loop {
             tokio::time::sleep(LOOK).await;
             match self.read() {
                 Ok(None) => {}
                 Ok(Some(settings)) => {
                     self.fault = None;
-                    if settings != *authority.rules().settings() {
-                        enforce(&settings.limits, &hub, &metrics);
-                        authority.rules().replace(settings);
+                    let (rules, Settings { auth, limits }) = (authority.rules(), settings);
+                    if auth != *rules.settings() || limits != *rules.limits() {
+                        enforce(&limits, &hub, &told);
+                        rules.replace(auth, limits);
                         authority.update();
                         hub.recheck(None);
                         metrics.settings_changed(SettingsChange::Applied);
@@ -81,7 +82,7 @@ impl SettingsFile {
 }
 
 /// Puts those limits into force that nobody looks up when they are needed, and tells all of them.
-pub fn enforce(limits: &Quotas, hub: &Hub, metrics: &Metrics) {
-    hub.limit_backfills(limits.backfills.unwrap_or(AT_ONCE));
-    limits.each().into_iter().for_each(|(limit, most)| metrics.limit(limit, most));
+pub fn enforce(limits: &Quotas, hub: &Hub, metrics: &LimitMetrics) {
+    hub.limit_backfills(limits.backfills.unwrap_or(DEFAULT_BACKFILLS));
+    limits.each().into_iter().for_each(|(limit, most)| metrics.set(limit, most));
 }

@@ -11,6 +11,8 @@ use bytes::Bytes;
 use crate::channel::event_stream::Stream;
 use crate::channel::live::{Behind, LiveChannel};
 
+pub use crate::server::socket_io::{Heard, Wrote};
+
 /// What a shard needs of the world.
 pub trait Outside {
     /// A connection.
@@ -39,28 +41,6 @@ pub trait Outside {
     fn read(&mut self, channel: &Arc<LiveChannel>, ticket: Ticket, behind: Behind) -> Self::Reading;
     /// What wakes this roll of the shard, by [`crate::delivery::shard::Shard::ring`].
     fn bell(&mut self, roll: RollId) -> Waker;
-}
-
-/// What became of bytes to write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wrote {
-    /// So many are the socket's business now.
-    pub taken: usize,
-    /// Whether it is to be written to again only when it tells of room. Those taken may then be on their way still.
-    pub full: bool,
-}
-
-/// What came of reading a socket that speaks for itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// Nothing to be done.
-    Nothing,
-    /// There is more, and nobody else is to wait for it: it is to be watched anew, which tells of it.
-    More,
-    /// It has something to say itself: it is to be written to, be it nothing.
-    Owes,
-    /// The peer has closed, or has broken the connection.
-    Closed,
 }
 
 /// A subscriber that comes.

@@ -56,7 +56,7 @@ impl App {
     /// The subscription that a request is entitled to, or the answer to it.
     pub(crate) async fn entitled_to_subscribe(&self, call: &Call<'_>) -> Result<Subscription, Reply> {
         let rules = self.authority.rules();
-        let most = rules.settings().limits.topics_per_request;
+        let most = rules.limits().topics_per_request;
         let asked = Asked::parse(call.uri.query(), call.headers, most)?;
         let later = |why, close| {
             let delay = retry::jittered(retry::DEFAULT, &mut rand::rng());

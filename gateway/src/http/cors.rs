@@ -6,18 +6,16 @@
 //! A channel's own origins count for what it grants. Refusals and preflights follow the origins of all channels together:
 //! pages can read why they are refused, and nobody can tell from it whether a channel exists.
 
-use std::collections::HashMap;
-
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
     ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CACHE_CONTROL, HeaderMap, ORIGIN, VARY,
 };
 use http::{HeaderName, HeaderValue, Response, StatusCode};
-use tidings_crds::origin::allows;
 use tidings_crds::route::RouteCors;
 
 use crate::http::response::{self, Reply};
+use crate::routes::origins::{Origins, credentials};
 
 /// The methods of a channel's address.
 pub const METHODS: &str = "GET, HEAD, POST, OPTIONS";
@@ -29,10 +27,6 @@ const MAX_ECHOED_BYTES: usize = 1 << 10;
 const EXPOSED_HEADERS: &str = "Retry-After, WWW-Authenticate";
 /// Ten minutes: a changed channel is noticed soon, and a reconnect rarely needs a preflight.
 const MAX_AGE_SECONDS: &str = "600";
-
-/// The origins that any channel names, and whether one of them allows credentials with it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Origins(HashMap<String, bool>);
 
 /// Whose pages may read an answer.
 #[derive(Clone, Copy, Debug)]
@@ -53,33 +47,6 @@ struct Allowed {
     credentials: bool,
 }
 
-// === impl Origins ===
-
-impl Origins {
-    /// All that these channels name.
-    pub fn of<'r>(channels: impl IntoIterator<Item = &'r RouteCors>) -> Self {
-        let mut origins: HashMap<String, bool> = HashMap::new();
-        for cors in channels {
-            for origin in &cors.origins {
-                match origins.get_mut(origin) {
-                    Some(credentials) => *credentials |= cors.allow_credentials,
-                    None => drop(origins.insert(origin.clone(), cors.allow_credentials)),
-                }
-            }
-        }
-        Self(origins)
-    }
-}
-
-/// Whether an origin is named, and if so whether with credentials: by a wildcard never. `find` looks an entry up.
-fn credentials(origin: &str, find: impl Fn(&str) -> Option<bool>) -> Option<bool> {
-    find(origin).or_else(|| {
-        let (scheme, host) = origin.split_once("://")?;
-        let entry = format!("{scheme}://*.{}", host.split_once('.')?.1);
-        (allows(&entry, origin) && find(&entry).is_some()).then_some(false)
-    })
-}
-
 // === impl Readers ===
 
 impl Readers<'_> {
@@ -93,9 +60,8 @@ impl Readers<'_> {
                 let named = named.and_then(|origin| credentials(origin, |o| find(o).then_some(cors.allow_credentials)));
                 (named, find("*"))
             }
-            Self::Installation(Origins(origins)) => {
-                let named = named.and_then(|origin| credentials(origin, |o| origins.get(o).copied()));
-                (named, origins.contains_key("*"))
+            Self::Installation(origins) => {
+                (named.and_then(|origin| origins.credentials(origin)), origins.names_every_origin())
             }
             Self::Anybody => (named.map(|_| true), false),
         };

@@ -11,6 +11,7 @@ pub mod lingering;
 pub mod problem;
 pub mod publish;
 pub mod query;
+pub mod request_limits;
 pub mod response;
 pub mod retry;
 pub mod router;

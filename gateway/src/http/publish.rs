@@ -304,7 +304,7 @@ fn refused(refusal: &Refusal) -> (PostOutcome, Problem) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routes::table::tests::document;
+    use crate::auth::route_fixture::document;
     use http::HeaderValue;
     use http_body_util::Full;
     use proptest::prelude::*;

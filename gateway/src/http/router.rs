@@ -24,7 +24,6 @@ use crate::auth::authenticator::Authority;
 use crate::auth::principal::Caller;
 use crate::channel::access_lease::Lease;
 use crate::channel::hub::{Hub, Subscribe, SubscribeError};
-use crate::config::args::RequestLimits;
 use crate::delivery::handed::Offer;
 use crate::http::authorize::{Publishing, Subscription};
 use crate::http::cors::{self, Readers};
@@ -33,6 +32,7 @@ use crate::http::host;
 use crate::http::lingering::Lingering;
 use crate::http::problem::{Problem, ProblemKind};
 use crate::http::publish::{self, Posted};
+use crate::http::request_limits::RequestLimits;
 use crate::http::response::{self, Reply};
 use crate::http::retry;
 use crate::http::subscribe;
@@ -248,7 +248,7 @@ impl App {
         if full || self.room.is_tight() {
             return Err(TurnedAway::Connections);
         }
-        let (limits, now) = (&self.authority.rules().settings().limits, Instant::now());
+        let (limits, now) = (self.authority.rules().limits(), Instant::now());
         let presence = self.clients.admit(&limits.client, client, now)?;
         Ok(served.usage.admit(&limits.over(&served.route.limits), client, now)?.of(presence))
     }
@@ -260,14 +260,14 @@ impl App {
 
     /// Counts one POST; how long to wait, if it is one too many.
     fn count_post(&self, served: &Served, client: Client) -> Result<(), Duration> {
-        let (limits, now) = (&self.authority.rules().settings().limits, Instant::now());
+        let (limits, now) = (self.authority.rules().limits(), Instant::now());
         self.clients.post(&limits.client, client, now)?;
         served.usage.post(&limits.over(&served.route.limits), now)
     }
 
     /// Counts the bytes of one POST; how long to wait, if they are too many.
     fn count_bytes(&self, served: &Served, client: Client, bytes: u64) -> Result<(), Duration> {
-        let (limits, now) = (&self.authority.rules().settings().limits, Instant::now());
+        let (limits, now) = (self.authority.rules().limits(), Instant::now());
         self.clients.post_bytes(bytes, &limits.client, client, now)?;
         served.usage.post_bytes(bytes, &limits.channel, now)
     }

@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod forwarded;
+pub mod metrics;
 pub mod quota;
 pub mod token_bucket;
 pub mod usage;

@@ -6,7 +6,6 @@ use serde::Deserialize;
 use tidings_crds::fault::Fault;
 use tidings_crds::route::RouteLimits;
 
-use crate::channel::backfill::AT_ONCE;
 use crate::metrics::label::closed_set;
 use crate::runtime::units;
 
@@ -120,6 +119,9 @@ pub const MAX_TOKEN_BYTES: usize = 64 << 10;
 /// The least that may be set: no token is shorter.
 const MIN_TOKEN_BYTES: usize = 1 << 10;
 
+/// Ranges read at the same time, unless the settings say otherwise: 16 × 512 messages of 1 KiB are 8 MiB on their way.
+pub const DEFAULT_BACKFILLS: usize = 16;
+
 /// The most ranges that may ever be read at the same time: 1,024 batches of 512 messages are more than any NATS answers at once.
 const MAX_BACKFILLS: usize = 1_024;
 
@@ -162,7 +164,7 @@ impl Quotas {
         let Self { client, channel, topics_per_request, backfills, token_bytes: _ } = self;
         [
             (Limit::Topics, size(topics_per_request.unwrap_or(MAX_TOPICS))),
-            (Limit::Backfills, size(backfills.unwrap_or(AT_ONCE))),
+            (Limit::Backfills, size(backfills.unwrap_or(DEFAULT_BACKFILLS))),
             (Limit::TokenBytes, size(self.token_bytes())),
             (Limit::ClientConnections, number(client.connections)),
             (Limit::ClientConnects, number(client.connects_per_second)),

@@ -15,7 +15,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 
 use crate::log::end_reason::EndReason;
 use crate::metrics::instrument::{Counter, Counters, Gauge, Histogram, write};
-use crate::metrics::label::closed_set;
+use crate::metrics::label::{ClosedSet, closed_set};
 
 /// The counts of one channel; or of several, when the label is switched off or used up.
 #[derive(Debug, Default)]
@@ -154,6 +154,18 @@ closed_set! {
         Full = "full",
         /// NATS is away, or did not acknowledge in time: it may be stored or not.
         Unavailable = "unavailable",
+    }
+}
+
+impl ClosedSet for EndReason {
+    const ALL: &'static [Self] = Self::ALL;
+
+    fn as_str(self) -> &'static str {
+        self.as_str()
+    }
+
+    fn index(self) -> usize {
+        self as usize
     }
 }
 

@@ -1,6 +1,6 @@
 //! Counters, gauges and histograms, and how they are exposed to Prometheus.
 //!
-//! May use `runtime`.
+//! May use `log` (the reasons for which streams end) and `runtime`.
 
 pub mod channel;
 pub mod exposition;

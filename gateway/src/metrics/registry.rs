@@ -1,4 +1,4 @@
-//! Everything that the gateway counts, one method a fact.
+//! What the gateway counts, one method a fact, and what rooms above count by themselves and [register](Metrics::register).
 //!
 //! What belongs to one channel is in [`ChannelMetrics`]; look it up once with [`Metrics::channel`] and keep it.
 //! `docs/reference/metrics.md` lists every metric; a test compares the two.
@@ -8,25 +8,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::registry::Registry;
 use time::OffsetDateTime;
 
-use crate::auth::jwt::TokenFault;
-use crate::limits::quota::Limit;
 use crate::metrics::channel::ChannelLabels;
-use crate::metrics::instrument::{Counter, Counters, Gauge, Gauges, Grid, Histogram, write};
+use crate::metrics::instrument::{Counter, Counters, Gauge, Grid, Histogram, write};
 use crate::metrics::label::closed_set;
 use crate::metrics::process::Process;
 use crate::runtime::log_writer;
 
 pub use crate::metrics::channel::{Backfill, ChannelMetrics, GapReason, InvalidMessage, PostOutcome, TurnedAway};
 
-/// Everything that the gateway counts.
+/// What the gateway counts.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Registry,
+    registry: Mutex<Registry>,
     channels: Arc<ChannelLabels>,
     totals: Arc<Totals>,
 }
@@ -58,17 +57,9 @@ struct Totals {
     requests: Grid<Operation, Answer>,
     subscribe_seconds: Histogram,
     publish_seconds: Histogram,
-    tokens_accepted: Counter,
-    tokens_refused: Counters<TokenFault>,
-    tokens_unchecked: Counter,
-    key_reads: Counters<KeyRead>,
     settings_changes: Counters<SettingsChange>,
-    limits: Gauges<Limit>,
     backfills_running: Gauge,
     backfill_waits: Counter,
-    reviews: Counters<Review>,
-    reviews_failed: Counters<Review>,
-    reviews_limited: Counters<Review>,
 }
 
 closed_set! {
@@ -102,26 +93,6 @@ closed_set! {
         Refused = "refused",
         /// Gone: marked as removed, or missing for longer than the grace.
         Removed = "removed",
-    }
-}
-
-closed_set! {
-    /// What the Kubernetes API server was asked.
-    pub enum Review {
-        /// Whose token it is.
-        Token = "token",
-        /// What its bearer may do.
-        Access = "access",
-    }
-}
-
-closed_set! {
-    /// How a look at an issuer's keys ended.
-    pub enum KeyRead {
-        /// Keys were there.
-        Taken = "taken",
-        /// No answer, or none that holds keys; the last ones stay.
-        Failed = "failed",
     }
 }
 
@@ -241,6 +212,9 @@ closed_set! {
     }
 }
 
+/// What the names of all our metrics begin with.
+const PREFIX: &str = "tidings";
+
 // === impl Metrics ===
 
 impl Metrics {
@@ -250,11 +224,11 @@ impl Metrics {
         let totals = Arc::<Totals>::default();
         totals.version.set(1);
         let mut registry = Registry::default();
-        let ours = registry.sub_registry_with_prefix("tidings");
+        let ours = registry.sub_registry_with_prefix(PREFIX);
         ours.register_collector(Box::new(totals.clone()));
         ours.register_collector(Box::new(channels.clone()));
         registry.sub_registry_with_prefix("process").register_collector(Box::new(Process));
-        Arc::new(Self { registry, channels, totals })
+        Arc::new(Self { registry: Mutex::new(registry), channels, totals })
     }
 
     /// The counts of the channel `namespace/name`: look them up once and keep them.
@@ -267,10 +241,15 @@ impl Metrics {
         self.channels.retire(key, now);
     }
 
+    /// Exposes what a room above counts by itself, below the prefix of all metrics.
+    pub fn register(&self, collector: impl Collector) {
+        self.registry.lock().sub_registry_with_prefix(PREFIX).register_collector(Box::new(collector));
+    }
+
     /// All metrics in the OpenMetrics text format.
     pub fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        text::encode(&mut text, &self.registry)?;
+        text::encode(&mut text, &self.registry.lock())?;
         Ok(text)
     }
 
@@ -377,44 +356,6 @@ impl Metrics {
         self.totals.subscribe_seconds.observe(took, 1);
     }
 
-    /// A request came with a good token.
-    pub fn token_accepted(&self) {
-        self.totals.tokens_accepted.one();
-    }
-
-    /// A request came with a token that is not good.
-    pub fn token_refused(&self, fault: TokenFault) {
-        self.totals.tokens_refused.one(fault);
-    }
-
-    /// A request came with a token that could not be checked.
-    pub fn token_unchecked(&self) {
-        self.totals.tokens_unchecked.one();
-    }
-
-    /// The keys of an issuer were looked at.
-    pub fn keys_read(&self, read: KeyRead) {
-        self.totals.key_reads.one(read);
-    }
-
-    /// The Kubernetes API server was asked, and answered or not.
-    pub fn reviewed(&self, what: Review, answered: bool) {
-        self.totals.reviews.one(what);
-        if !answered {
-            self.totals.reviews_failed.one(what);
-        }
-    }
-
-    /// A question was not asked: whoever caused it has spent their budget.
-    pub fn review_limited(&self, what: Review) {
-        self.totals.reviews_limited.one(what);
-    }
-
-    /// A limit in force; 0 is none.
-    pub fn limit(&self, limit: Limit, most: u64) {
-        self.totals.limits.set(limit, most);
-    }
-
     /// A range behind a log begins to be read.
     pub fn backfill_begins(&self) {
         self.totals.backfills_running.add(1);
@@ -488,25 +429,11 @@ impl Collector for Totals {
         write(e, ("subscribe_seconds", "", help), all(), |t| &t.subscribe_seconds)?;
         let help = "From a POST to the acknowledgement of NATS";
         write(e, ("publish_seconds", "", help), all(), |t| &t.publish_seconds)?;
-        write(e, ("tokens_accepted", "", "Requests with a good token"), all(), |t| &t.tokens_accepted)?;
-        let help = "Requests with a token that is not good";
-        write(e, ("tokens_refused", "reason", help), all(), |t| &t.tokens_refused)?;
-        let help = "Requests with a token that could not be checked: its issuer's keys, or the cluster, are away";
-        write(e, ("tokens_unchecked", "", help), all(), |t| &t.tokens_unchecked)?;
-        let help = "Looks at the keys of an issuer, of which the last good ones stay in force";
-        write(e, ("issuer_key_reads", "outcome", help), all(), |t| &t.key_reads)?;
         write(e, ("settings_changes", "change", "Changes of the settings file"), all(), |t| &t.settings_changes)?;
-        write(e, ("limit", "kind", "Limits in force; 0 where there is none"), all(), |t| &t.limits)?;
         let help = "Ranges behind the logs that are being read";
         write(e, ("backfills_running", "", help), all(), |t| &t.backfills_running)?;
         let help = "Ranges behind the logs that had to wait because as many as allowed were being read";
-        write(e, ("backfill_waits", "", help), all(), |t| &t.backfill_waits)?;
-        let help = "Questions to the Kubernetes API server about identities";
-        write(e, ("reviews", "kind", help), all(), |t| &t.reviews)?;
-        let help = "Questions to the Kubernetes API server without an answer";
-        write(e, ("reviews_failed", "kind", help), all(), |t| &t.reviews_failed)?;
-        let help = "Questions that were not put to the Kubernetes API server, because a client or an identity has spent its budget";
-        write(e, ("reviews_limited", "kind", help), all(), |t| &t.reviews_limited)
+        write(e, ("backfill_waits", "", help), all(), |t| &t.backfill_waits)
     }
 }
 
@@ -522,51 +449,6 @@ impl From<StatusCode> for Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
-
-    const REFERENCE: &str = include_str!("../../../docs/reference/metrics.md");
-
-    fn everything() -> String {
-        let metrics = Metrics::new(10);
-        metrics.channel("demo/hello").stream_opened();
-        metrics.request(Operation::Subscribe, StatusCode::OK);
-        metrics.text().unwrap()
-    }
-
-    /// The samples' names as Prometheus stores them.
-    fn exported() -> BTreeSet<String> {
-        everything()
-            .lines()
-            .filter_map(|line| line.strip_prefix("# TYPE "))
-            .filter_map(|line| line.split_once(' '))
-            .map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() })
-            .collect()
-    }
-
-    #[test]
-    fn the_reference_lists_exactly_the_metrics_that_exist() {
-        let documented: BTreeSet<String> = REFERENCE
-            .lines()
-            .filter_map(|line| line.strip_prefix("| `"))
-            .filter_map(|row| row.split_once('`'))
-            .map(|(name, _)| name.to_owned())
-            .filter(|name| name.starts_with("tidings_") || name.starts_with("process_"))
-            .collect();
-        assert_eq!(documented, exported());
-    }
-
-    #[test]
-    fn the_reference_lists_every_word_of_every_closed_set() {
-        for line in everything().lines().filter(|line| !line.starts_with('#')) {
-            for part in line.split(['{', ',', '}']) {
-                let Some((label @ ("reason" | "kind" | "outcome" | "change"), word)) = part.split_once('=') else {
-                    continue;
-                };
-                let word = word.trim_matches('"');
-                assert!(REFERENCE.contains(&format!("`{word}`")), "{label}={word} is missing in metrics.md");
-            }
-        }
-    }
 
     #[test]
     fn a_status_that_nobody_expects_is_counted_as_other() {
@@ -576,6 +458,6 @@ mod tests {
 
     #[test]
     fn the_text_ends_as_openmetrics_demands() {
-        assert!(everything().ends_with("# EOF\n"));
+        assert!(Metrics::new(10).text().unwrap().ends_with("# EOF\n"));
     }
 }

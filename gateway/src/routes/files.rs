@@ -182,9 +182,9 @@ fn watch(dir: &Path, watched: &mut Option<(u64, RecommendedWatcher)>, wake: &Arc
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::route_fixture::document;
     use crate::metrics::registry::Metrics;
     use crate::routes::Routes;
-    use crate::routes::table::tests::document;
     use crate::routes::table::{Change, RouteTable};
     use parking_lot::Mutex;
     use std::os::unix::fs::symlink;

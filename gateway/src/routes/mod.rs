@@ -3,10 +3,11 @@
 //! Where Routes come from is another matter: [`files`] reads a directory, [`config_maps`] ConfigMaps.
 //! Both tell a [`RoutePublisher`] what they have seen; what that means is decided in [`table`].
 //!
-//! May use `auth`, `limits`, `metrics`.
+//! May use `auth`, `limits`, `metrics`, `runtime`.
 
 pub mod config_maps;
 pub mod files;
+pub mod origins;
 mod paced_watch;
 pub mod table;
 
@@ -24,9 +25,9 @@ use tracing::{info, warn};
 use crate::auth::grant::Action;
 use crate::auth::policy;
 use crate::auth::principal::Caller;
-use crate::http::cors::Origins;
 use crate::limits::usage::Usage;
 use crate::metrics::registry::{ChannelMetrics, Metrics, RouteChange};
+use crate::routes::origins::Origins;
 use crate::routes::table::{Change, Fault, RouteTable, Seen};
 
 /// The Routes in force, by `namespace/name`.

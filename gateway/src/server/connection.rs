@@ -29,10 +29,10 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::config::args::ConnectionLimits;
 use crate::delivery::handed::{Handed, Offer};
 use crate::metrics::registry::{ConnectionFault, Handshake};
 use crate::server::activity::Activity;
+use crate::server::connection_limit::ConnectionLimits;
 use crate::server::reset_budget::Credit;
 use crate::server::stream_progress::StreamExecutor;
 use crate::server::tcp::Tcp;

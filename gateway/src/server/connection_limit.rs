@@ -1,4 +1,4 @@
-//! How many connections there is room for.
+//! What a connection may cost, and how many there is room for.
 //!
 //! Each needs a file descriptor. A process without any can neither accept nor reconnect to NATS nor read a file, so the
 //! public port stops accepting before that, and what it cannot take waits in the kernel's queue. Each needs memory as well, which a
@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -13,6 +14,25 @@ use tracing::warn;
 
 /// For NATS, files, the admin port and the runtime.
 const RESERVED: u32 = 128;
+
+/// What a connection may cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Open connections; absent means what the open-file limit allows.
+    pub connections: Option<u32>,
+    /// Open connections of one address; 0 is no limit, absent half of all.
+    pub per_address: Option<u32>,
+    /// For the first request head, and the TLS handshake before it.
+    pub header_timeout: Duration,
+    /// Between two requests.
+    pub idle_timeout: Duration,
+    /// For a peer that answers nothing, on the level of TCP.
+    pub peer_timeout: Duration,
+    /// For a subscriber that takes nothing of what waits for it.
+    pub write_timeout: Duration,
+    /// The largest request head.
+    pub header_bytes: u32,
+}
 
 /// The room for connections on one port.
 #[derive(Debug)]

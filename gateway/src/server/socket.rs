@@ -8,7 +8,7 @@ use rustls::ServerConnection;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use crate::delivery::io::{Heard, Wrote};
+use crate::server::socket_io::{Heard, Wrote};
 use crate::server::tcp::Tcp;
 use crate::server::tls_session::Session;
 

@@ -8,7 +8,7 @@ use std::io::{self, BufRead, ErrorKind, Read, Write};
 
 use rustls::ServerConnection;
 
-use crate::delivery::io::{Heard, Wrote};
+use crate::server::socket_io::{Heard, Wrote};
 
 /// The server's side of a session after its handshake.
 #[derive(Debug)]

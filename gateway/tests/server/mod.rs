@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use tidings_crds::route::Route;
 use tidings_gateway::auth::authenticator::Authority;
 use tidings_gateway::channel::hub::{Hub, HubSettings};
-use tidings_gateway::config::args::{ConnectionLimits, RequestLimits};
 use tidings_gateway::http::lingering::Lingering;
+use tidings_gateway::http::request_limits::RequestLimits;
 use tidings_gateway::http::router::App;
 use tidings_gateway::limits::client::ForwardedHeader;
 use tidings_gateway::metrics::registry::Metrics;
@@ -21,7 +21,7 @@ use tidings_gateway::runtime::tasks::CoreTasks;
 use tidings_gateway::server::accept::Port;
 use tidings_gateway::server::address_limit::AddressLimit;
 use tidings_gateway::server::connection::{Departure, Protocol};
-use tidings_gateway::server::connection_limit::Room;
+use tidings_gateway::server::connection_limit::{ConnectionLimits, Room};
 use tidings_gateway::server::listener::listen;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -106,7 +106,7 @@ impl Server {
         let (drain, room) = (Arc::new(Drain::new()), Arc::new(Room::new(settings.room)));
         let app = App {
             routes,
-            authority: Authority::new(Arc::default(), metrics.clone()),
+            authority: Authority::new(Arc::default(), &metrics),
             hub,
             metrics: metrics.clone(),
             drain: drain.clone(),
