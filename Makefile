@@ -6,7 +6,7 @@ SHELL := /bin/sh
 # One cargo at a time; cargo itself uses all cores.
 .NOTPARALLEL:
 
-.PHONY: help run test clients bench check lint fmt build images cluster e2e generate deny advisories clean
+.PHONY: help run test clients chaos bench check lint fmt build images cluster e2e generate deny advisories clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [VARIABLE=value …]"
@@ -24,6 +24,9 @@ test: ## Run all tests; installs what they need (nats-server, Chromium) in pinne
 clients: ## Try clients from npm, PyPI and Go modules against the gateway; FAMILIES="node python go" chooses
 	cargo build --workspace --bins
 	@exec scripts/clients.sh $(FAMILIES)
+
+chaos: build ## Random histories on three NATS servers under faults, for longer than in make test: SEEDS=300
+	TIDINGS_CHAOS_SEEDS=$(or $(SEEDS),300) cargo test --workspace --test model chaos -- --nocapture
 
 bench: ## Measure the release build beside nchan and the floor of the machine; ARGS="--all --rounds 5" for everything
 	@exec scripts/bench.sh $(ARGS)
