@@ -277,10 +277,10 @@ mod tests {
     fn a_route_is_never_missing_among_routes_that_were_all_seen() {
         for _ in 0..200 {
             let routes = Routes::default();
-            let route = Route::from_yaml(&table::tests::document("orders", 3000, "Active")).unwrap();
+            let route = Route::from_yaml(&crate::auth::route_fixture::document("orders", 3000, "Active")).unwrap();
             let change = Change { key: "demo/orders".to_owned(), route: Some(Arc::new(route)) };
             std::thread::scope(|scope| {
-                scope.spawn(|| routes.apply(&[change]));
+                scope.spawn(|| routes.apply(&[change], Instant::now()));
                 loop {
                     let now = routes.now();
                     let (route, all_seen) = (now.get("demo/orders"), now.is_loaded());

@@ -98,7 +98,7 @@ fn cost(route: &Route) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routes::table::tests::document;
+    use crate::auth::route_fixture::document;
 
     fn served(name: &str) -> Arc<Served> {
         Arc::new(Served::new(Arc::new(Route::from_yaml(&document(name, 1000, "Active")).unwrap()), Arc::default()))
