@@ -323,9 +323,27 @@ async fn a_deleted_channel_ends_its_streams_with_a_reason(side: Side) {
     let end = source.next_event().await;
     assert_eq!((end.event.as_str(), end.data.as_str()), ("tidings.end", "{\"reason\":\"channel-deleted\"}"));
     assert!(source.next_end().await, "the response is complete");
-    assert_eq!(source.refused().await, 401, "like every channel that does not exist");
     site.publisher(&other).await.publish("a", "still here").await;
     assert_eq!(unconcerned.next_event().await.data, "still here");
+}
+
+/// EventSource gives up on any status but 200, and a page that has given up stays as it is until it is loaded again.
+async fn a_channel_that_is_deleted_and_made_again_gets_its_clients_back(side: Side) {
+    let site = Installation::on(side).await;
+    let channel = site.channel(Manifest::public("orders")).await;
+    let mut source = site.subscribe(0, &channel, &[]).await;
+    site.publisher(&channel).await.publish("a", "before").await;
+    assert_eq!(source.next_event().await.data, "before");
+    site.remove(&channel);
+    assert_eq!(source.next_event().await.data, "{\"reason\":\"channel-deleted\"}");
+    assert!(source.next_end().await, "the response is complete");
+    source.next_open().await;
+    assert!(source.next_end().await, "sent away, to come back");
+    let channel = site.channel(channel).await;
+    site.publisher(&channel).await.publish("a", "after").await;
+    assert_eq!(source.next_event().await.data, "after", "without a gap: the stream was retained");
+    let away = site.gateways[0].metrics().await.sum_where("tidings_turned_away_total", &["reason=\"removed\""]);
+    assert!(away >= 1.0, "{away}");
 }
 
 async fn a_gateway_that_leaves_ends_its_streams_with_a_reason_and_a_jittered_retry(side: Side) {
@@ -360,6 +378,7 @@ async fn a_gateway_that_leaves_ends_its_streams_with_a_reason_and_a_jittered_ret
 }
 
 on_every_side! {
+    a_channel_that_is_deleted_and_made_again_gets_its_clients_back,
     a_publication_reaches_every_subscriber_as_an_event_with_an_id,
     a_typed_event_carries_its_type,
     topics_filter_with_wildcards_and_the_dot_is_the_base_subject,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use tidings_crds::channel::Start;
-use tidings_crds::position::{Position, Stamp};
+use tidings_crds::position::Position;
 use tidings_crds::topic::TopicSet;
 
 use crate::channel::backfill::Source;
@@ -56,10 +56,6 @@ pub struct Seated {
     /// `retry:`, the checkpoint, and a gap if there is one.
     pub opening: Vec<Frame>,
 }
-
-/// By how many milliseconds the clocks of two leaders may differ: a later message with an earlier time is none before a
-/// position if the difference is smaller.
-const CLOCK_SKEW: u64 = 10_000;
 
 /// Where it begins, decided.
 struct Begin {
@@ -255,8 +251,7 @@ async fn is_same(
         // What it does not see does not tell when it was stored.
         Some(entry) if only.is_some_and(|topics| !entry.is_seen_by(topics)) => true,
         Some(entry) if entry.sequence == position.sequence => entry.stamp() == seen,
-        // It is gone. What comes after it cannot be older.
-        Some(next) => !Stamp::from_millis(next.time + CLOCK_SKEW).is_before(seen),
+        Some(next) => next.can_follow(seen),
         None => true,
     })
 }

@@ -34,6 +34,8 @@ pub struct Subscription {
     pub revision: u64,
     /// The channel.
     pub served: Arc<Served>,
+    /// Whether it was removed a moment ago: then this is what it granted until then.
+    pub removed: bool,
 }
 
 /// A publication that the channel grants.
@@ -66,18 +68,19 @@ impl App {
             return Err(later(STARTED, true));
         }
         let revision = rules.revision();
-        let caller = match self.caller(call, Action::Subscribe).await {
+        let known = call.served.clone().or_else(|| call.routes.removed_lately(call.key));
+        let caller = match self.caller(call, known.as_deref(), Action::Subscribe).await {
             Ok(caller) => caller,
             Err(Unknown::Unavailable) => return Err(later(UNCHECKED, false)),
             Err(unknown) => return Err(refusal(unknown).into()),
         };
         // What was decided before the token was checked may have changed meanwhile.
-        let served = self.routes.get(call.key).ok_or_else(Problem::not_granted)?;
+        let (served, removed) = self.served_lately(call.key).ok_or_else(Problem::not_granted)?;
         let nothing = || not_granted(caller.as_ref(), Action::Subscribe);
         let granted = served.granted_to_subscribe(caller.as_ref()).ok_or_else(nothing)?;
         let both = granted.intersect(&asked.topics);
         let topics = both.map_err(|many| Problem::invalid(many.to_string()))?.ok_or_else(nothing)?;
-        Ok(Subscription { asked, granted, topics, caller, revision, served })
+        Ok(Subscription { asked, granted, topics, caller, revision, served, removed })
     }
 
     /// The publication that a request is entitled to, or why it is to none.
@@ -86,7 +89,7 @@ impl App {
         if self.is_early(call) {
             return Err(Problem::new(ProblemKind::Unavailable, STARTED).retry_after(1));
         }
-        let caller = self.caller(call, Action::Publish).await.map_err(refusal)?;
+        let caller = self.caller(call, call.served.as_deref(), Action::Publish).await.map_err(refusal)?;
         let served = self.routes.get(call.key).ok_or_else(Problem::not_granted)?;
         if !policy::permits(&served.route, Action::Publish, caller.as_ref(), &posted.topic) {
             return Err(not_granted(caller.as_ref(), Action::Publish));
@@ -96,14 +99,22 @@ impl App {
 
     /// Who sent the request; nobody in particular, where everybody may. Until here nothing has depended on whether the
     /// channel exists, and nothing in here does but that a public one asks for nothing.
-    async fn caller(&self, call: &Call<'_>, action: Action) -> Result<Option<Caller>, Unknown> {
-        if call.served.as_ref().is_some_and(|served| policy::is_public(&served.route, action)) {
+    async fn caller(&self, call: &Call<'_>, known: Option<&Served>, action: Action) -> Result<Option<Caller>, Unknown> {
+        if known.is_some_and(|served| policy::is_public(&served.route, action)) {
             return Ok(None);
         }
         let (namespace, name) = call.key.split_once('/').unwrap_or_default();
         let settings = self.authority.rules().settings();
         let credential = Credential::of(call.uri, call.headers, &settings.cookie, self.tls);
         self.authority.identify(credential, Errand { action, namespace, name, client: call.client }).await.map(Some)
+    }
+
+    /// The channel, or what it was until a moment ago, and whether it is gone. A removed one lets the same callers in as before, so
+    /// that all others learn as little about it as about one that never existed.
+    fn served_lately(&self, key: &str) -> Option<(Arc<Served>, bool)> {
+        let routes = self.routes.now();
+        let served = routes.get(key).map(|served| (served, false));
+        served.or_else(|| routes.removed_lately(key).map(|served| (served, true)))
     }
 
     /// Before the Routes were read, an unknown channel may only not be known yet: no reason to refuse it for good.

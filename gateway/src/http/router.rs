@@ -1,9 +1,9 @@
 //! The public port: which request goes where, and what every answer has in common.
 //!
 //! ```text
-//! request ─▶ path and method ─▶ query, headers (400), Route, access (401, 404) ─▶ limits (200 path, 429) ─▶ Hub
-//!                                                                                                          │
-//! answer  ◀─ count, log ◀─ CORS ◀──────────────────────────────────────────────────────────────────────────┘
+//! request ─▶ path and method ─▶ query, headers (400), Route, access (401, 404) ─▶ removed, limits (200 path, 429) ─▶ Hub
+//!                                                                                                                   │
+//! answer  ◀─ count, log ◀─ CORS ◀───────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 
 use std::net::SocketAddr;
@@ -210,7 +210,10 @@ impl App {
 
     /// Opens a stream, or says why not now.
     async fn open(&self, call: &Call<'_>, entitled: Subscription, head: bool) -> Result<Reply, Problem> {
-        let Subscription { asked, granted, topics, caller, revision, served } = entitled;
+        let Subscription { asked, granted, topics, caller, revision, served, removed } = entitled;
+        if removed {
+            return Ok(self.turn_away(call, &served, TurnedAway::Removed));
+        }
         let rules = self.authority.rules();
         asked.fits(&served.route)?;
         if head {
@@ -274,6 +277,10 @@ impl App {
 
     fn turn_away(&self, call: &Call<'_>, served: &Served, reason: TurnedAway) -> Reply {
         served.metrics(&self.metrics).turned_away(reason);
+        if reason == TurnedAway::Removed {
+            // Whose first count this is: it goes with those that the channel had.
+            self.metrics.channel_removed(call.key, Instant::now());
+        }
         let why = match reason {
             TurnedAway::Connections => "as many streams as allowed are open: come back later",
             TurnedAway::ConnectRate => "too many new streams at once: come back later",
@@ -281,6 +288,7 @@ impl App {
             TurnedAway::Client => "this client has as many streams open as allowed: close one",
             TurnedAway::Draining => "this gateway shuts down: come back, to another one",
             TurnedAway::Broker => "NATS does not answer: come back later",
+            TurnedAway::Removed => "the channel was removed a moment ago: come back, it may be there again",
         };
         let base = match reason {
             // The next gateway waits already.

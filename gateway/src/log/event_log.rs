@@ -27,6 +27,10 @@ pub struct Entry {
     pub kind: Kind,
 }
 
+/// By how many milliseconds the clocks of two leaders may differ: a new one whose clock is behind stores messages that are
+/// earlier than those before.
+const CLOCK_SKEW: Millis = 10_000;
+
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -96,6 +100,12 @@ impl Entry {
     /// Its place as a mark.
     pub fn mark(&self) -> Mark {
         Mark { sequence: self.sequence, stamp: (self.kind != Kind::Lost).then(|| self.stamp()) }
+    }
+
+    /// Whether it can have been stored after a message of this stamp that is gone: it cannot be older, but for what leaders'
+    /// clocks differ by.
+    pub fn can_follow(&self, gone: Stamp) -> bool {
+        !Stamp::from_millis(self.time.saturating_add(CLOCK_SKEW)).is_before(gone)
     }
 
     /// Whether it concerns everybody.
@@ -235,8 +245,7 @@ impl Log {
         };
         let same = match here {
             Some(stamp) => stamp == seen,
-            // The message is gone. What comes after it cannot be older than it was.
-            None => next.is_none_or(|next| !next.stamp().is_before(seen)),
+            None => next.is_none_or(|next| next.can_follow(seen)),
         };
         if same { Located::Here } else { Located::OtherStamp }
     }
@@ -292,7 +301,8 @@ mod tests {
             (position(10), Located::Ahead),
             (position(7), Located::Here),
             (Position { stamp: Some(Stamp::from_millis(1)), ..position(8) }, Located::OtherStamp),
-            (Position { stamp: Some(Stamp::from_millis(9500)), ..position(7) }, Located::OtherStamp),
+            (Position { stamp: Some(Stamp::from_millis(8_000 + CLOCK_SKEW)), ..position(7) }, Located::Here),
+            (Position { stamp: Some(Stamp::from_millis(8_001 + CLOCK_SKEW)), ..position(7) }, Located::OtherStamp),
             (Position { stamp: Some(Stamp::from_millis(1)), ..position(5) }, Located::OtherStamp),
             (Position { stamp: None, ..position(8) }, Located::Here),
             (Position { epoch: Epoch::from_nanos(11), ..position(8) }, Located::OtherEpoch),
@@ -338,7 +348,19 @@ mod tests {
         }
         log.append(entry(9));
         assert_eq!(log.locate(position(8)), Located::Here);
-        assert_eq!(log.locate(Position { stamp: Some(Stamp::from_millis(9500)), ..position(8) }), Located::OtherStamp);
+        let later = Position { stamp: Some(Stamp::from_millis(9_001 + CLOCK_SKEW)), ..position(8) };
+        assert_eq!(log.locate(later), Located::OtherStamp);
+    }
+
+    /// In a last-value channel a message goes when the next one of its topic comes, and that one may be another leader's.
+    #[test]
+    fn a_leader_whose_clock_is_behind_makes_no_other_stream_of_what_it_replaces() {
+        let mut log = log(4, 9);
+        log.append(entry(5));
+        log.skip(Mark { sequence: 6, stamp: None });
+        log.append(entry(7));
+        let seen = Position { stamp: Some(Stamp::from_millis(9_000)), ..position(6) };
+        assert_eq!(log.locate(seen), Located::Here, "2 s behind");
     }
 
     #[test]

@@ -130,6 +130,8 @@ closed_set! {
         Draining = "draining",
         /// NATS is away, or did not answer in time.
         Broker = "broker",
+        /// The Channel was removed a moment ago, and may come back.
+        Removed = "removed",
     }
 }
 

@@ -9,6 +9,7 @@ pub mod config_maps;
 pub mod files;
 pub mod origins;
 mod paced_watch;
+mod removed;
 pub mod table;
 
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ use crate::auth::principal::Caller;
 use crate::limits::usage::Usage;
 use crate::metrics::registry::{ChannelMetrics, Metrics, RouteChange};
 use crate::routes::origins::Origins;
+use crate::routes::removed::Removed;
 use crate::routes::table::{Change, Fault, RouteTable, Seen};
 
 /// The Routes in force, by `namespace/name`.
@@ -39,6 +41,8 @@ pub struct Routes(ArcSwap<InForce>);
 #[derive(Debug, Default)]
 pub struct InForce {
     table: HashMap<String, Arc<Served>>,
+    removed: Removed,
+    /// Of all of them, and of those that were removed lately.
     origins: Origins,
     loaded: bool,
 }
@@ -98,28 +102,32 @@ impl Routes {
     }
 
     /// Takes the changes up, all at once.
-    pub fn apply(&self, changes: &[Change]) {
+    pub fn apply(&self, changes: &[Change], now: Instant) {
         let before = self.now();
-        if changes.is_empty() && before.loaded {
+        let expires = before.removed.next_expiry().is_some_and(|at| at <= now);
+        if changes.is_empty() && before.loaded && !expires {
             return;
         }
-        let mut table = before.table.clone();
+        let (mut table, mut removed) = (before.table.clone(), before.removed.clone());
+        removed.expire(now);
         for Change { key, route } in changes {
             let before = table.remove(key);
-            if let Some(route) = route {
-                let usage = before.map(|served| served.usage.clone()).unwrap_or_default();
-                let served = Served {
-                    route: route.clone(),
-                    usage,
-                    digest: OnceLock::new(),
-                    metrics: OnceLock::new(),
-                    everybody: OnceLock::new(),
-                };
-                table.insert(key.clone(), Arc::new(served));
+            match route {
+                Some(route) => {
+                    let usage = before.map(|served| served.usage.clone()).unwrap_or_default();
+                    table.insert(key.clone(), Arc::new(Served::new(route.clone(), usage)));
+                    removed.forget(key);
+                }
+                None => {
+                    if let Some(served) = before {
+                        removed.remember(key, served, now);
+                    }
+                }
             }
         }
-        let origins = Origins::of(table.values().map(|served| &served.route.cors));
-        self.0.store(Arc::new(InForce { table, origins, loaded: true }));
+        let cors = table.values().map(|served| &served.route.cors);
+        let origins = Origins::of(cors.chain(removed.routes().map(|route| &route.cors)));
+        self.0.store(Arc::new(InForce { table, removed, origins, loaded: true }));
     }
 }
 
@@ -131,12 +139,17 @@ impl InForce {
         self.table.get(key).cloned()
     }
 
+    /// The Route that a channel had until a moment ago, if it has none now.
+    pub fn removed_lately(&self, key: &str) -> Option<Arc<Served>> {
+        self.removed.get(key, Instant::now())
+    }
+
     /// All Routes, by `namespace/name`.
     pub fn all(&self) -> &HashMap<String, Arc<Served>> {
         &self.table
     }
 
-    /// The origins that any of them names.
+    /// The origins that any of them names, or did until a moment ago.
     pub fn origins(&self) -> &Origins {
         &self.origins
     }
@@ -150,6 +163,10 @@ impl InForce {
 // === impl Served ===
 
 impl Served {
+    fn new(route: Arc<Route>, usage: Arc<Usage>) -> Self {
+        Self { route, usage, digest: OnceLock::new(), metrics: OnceLock::new(), everybody: OnceLock::new() }
+    }
+
     /// [`Route::digest`], computed once: every beat repeats it.
     pub fn digest(&self) -> &str {
         self.digest.get_or_init(|| self.route.digest())
@@ -215,9 +232,9 @@ impl RoutePublisher {
         }
     }
 
-    /// When a Route that has disappeared will be dropped next; [`publish`](Self::publish) again then.
+    /// When a Route that has disappeared will be dropped next, or a removed one forgotten; [`publish`](Self::publish) again then.
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.table.next_expiry()
+        self.table.next_expiry().into_iter().chain(self.routes.now().removed.next_expiry()).min()
     }
 
     fn put_into_force(&self, changes: &[Change], faults: &[Fault]) {
@@ -227,7 +244,7 @@ impl RoutePublisher {
             warn!(%document, error = %message, served, "Refused a route.");
         }
         let first = !routes.is_loaded();
-        routes.apply(changes);
+        routes.apply(changes, Instant::now());
         metrics.routes(routes.len() as u64, table.refused() as u64);
         for Change { key, route } in changes {
             if let Some(route) = route {
@@ -260,10 +277,10 @@ mod tests {
     fn a_route_is_never_missing_among_routes_that_were_all_seen() {
         for _ in 0..200 {
             let routes = Routes::default();
-            let route = Route::from_yaml(&table::tests::document("orders", 3000, "Active")).unwrap();
+            let route = Route::from_yaml(&crate::auth::route_fixture::document("orders", 3000, "Active")).unwrap();
             let change = Change { key: "demo/orders".to_owned(), route: Some(Arc::new(route)) };
             std::thread::scope(|scope| {
-                scope.spawn(|| routes.apply(&[change]));
+                scope.spawn(|| routes.apply(&[change], Instant::now()));
                 loop {
                     let now = routes.now();
                     let (route, all_seen) = (now.get("demo/orders"), now.is_loaded());

@@ -101,7 +101,7 @@ impl Server {
         let routes = Arc::new(Routes::default());
         if let Some(known) = settings.routes {
             let changes = known.into_iter().map(|route| Change { key: route.key(), route: Some(Arc::new(route)) });
-            routes.apply(&changes.collect::<Vec<_>>());
+            routes.apply(&changes.collect::<Vec<_>>(), Instant::now());
         }
         let (drain, room) = (Arc::new(Drain::new()), Arc::new(Room::new(settings.room)));
         let app = App {

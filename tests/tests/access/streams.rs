@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use tidings_tests::event_source::Happening;
 use tidings_tests::token::Draft;
 use tidings_tests::wait::{PATIENCE, eventually};
+use tidings_tests::web::Request;
 
-use crate::house::{House, MAIN, OTHER, token_channel};
+use crate::house::{House, MAIN, OTHER, get, token_channel};
 
 #[tokio::test]
 async fn a_stream_ends_with_its_token_and_its_client_is_refused_once() {
@@ -53,6 +54,39 @@ async fn changed_access_ends_the_streams_that_it_concerns_and_no_others() {
     publisher.publish("all", "open").await;
     assert_eq!((vip.next_event().await.data, ann.next_event().await.data), ("open".into(), "open".into()));
     assert!(!ann.record().iter().any(|entry| matches!(entry.what, Happening::End { .. })), "{}", ann.tail());
+}
+
+#[tokio::test]
+async fn a_removed_channel_invites_back_those_it_let_in_and_tells_the_others_nothing() {
+    let house = House::open().await;
+    let channel = house.site.channel(token_channel("orders", json!(["vip.{groups}"]))).await;
+    let vip = house.keys.sign(&Draft::new(MAIN, "vip").with("groups", json!(["gold"])));
+    let mut source = house.subscribe(&channel, &[], &vip).await;
+    house.site.remove(&channel);
+    assert_eq!(source.next_event().await.data, "{\"reason\":\"channel-deleted\"}");
+    source.next_open().await;
+    assert!(source.next_end().await, "sent away, to come back");
+    let never = token_channel("never", json!(["vip.{groups}"]));
+    let other = house.other.sign(&Draft::new(OTHER, "bob"));
+    for (token, status) in [(None, 401), (Some("a.b.c"), 401), (Some(&*house.ann()), 404), (Some(&*other), 404)] {
+        let ask = async |channel| {
+            let mut request = get(house.url(channel, &[])).header("origin", "https://shop.example");
+            if let Some(token) = token {
+                request = request.header("authorization", format!("Bearer {token}"));
+            }
+            let mut reply = request.send().await;
+            reply.headers.remove("date");
+            (reply.status.as_u16(), reply.headers.clone(), reply.text())
+        };
+        let answer = ask(&channel).await;
+        assert_eq!((answer.0, &answer), (status, &ask(&never).await), "as if it had never been there: {token:?}");
+    }
+    let request = Request::get(house.url(&channel, &[])).header("accept", "application/json");
+    let reply = request.header("authorization", format!("Bearer {vip}")).send().await;
+    assert_eq!((reply.status.as_u16(), reply.header("retry-after").is_empty()), (503, false), "{}", reply.text());
+    let channel = house.site.channel(channel).await;
+    house.site.publisher(&channel).await.publish("vip.gold", "after").await;
+    assert_eq!(source.next_event().await.data, "after");
 }
 
 /// What docs/reference/settings.md promises of the deny list.
