@@ -36,8 +36,7 @@ pub struct AccessSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SubscribeAccess {
-    /// Who may subscribe: Token (whoever shows a token of an accepted issuer), Public (everybody) or Disabled
-    /// (nobody). Default: Token.
+    /// Who may subscribe: Token (clients with a token of an accepted issuer), Public (all clients) or Disabled (no clients). Default: Token.
     #[serde(default = "token")]
     pub mode: AccessMode,
 
@@ -57,8 +56,7 @@ pub struct SubscribeAccess {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PublishAccess {
-    /// Who may publish over HTTP: Token (whoever shows a token of an accepted issuer), Public (everybody) or
-    /// Disabled (nobody). Default: Disabled.
+    /// Who may publish over HTTP: Token (clients with a token of an accepted issuer), Public (all clients) or Disabled (no clients). Default: Disabled.
     #[serde(default = "disabled")]
     pub mode: AccessMode,
 
@@ -77,7 +75,7 @@ pub struct PublishAccess {
 /// Who may use one direction of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum AccessMode {
-    /// Whoever shows an accepted token, within its grants.
+    /// Clients with an accepted token, within its grants.
     Token,
     /// Everybody.
     Public,

@@ -5,7 +5,7 @@
 //! Each beat of a process has the next number. A beat that is too long for one message comes in pieces of one number, one after
 //! the other; what is missing in *all* pieces of a full beat has no Route in force, and a piece of a partial beat counts by itself.
 //!
-//! Whoever reads beats ignores fields it does not know: a gateway may be newer than its operator. What would mean something
+//! Readers of beats ignore fields that they do not know: a gateway may be newer than its operator. What would mean something
 //! else gets another [`BEAT_VERSION`].
 
 use std::collections::BTreeMap;
@@ -53,7 +53,7 @@ pub struct Beat {
     pub pod: String,
     /// The name of its pod; outside a cluster the host's.
     pub name: String,
-    /// Random, another one for each process: a restarted container is the same pod, but begins to count anew.
+    /// Random, another one for each process: a restarted container is the same pod, but begins to count again.
     pub run: String,
     /// Counts the beats of a process, from 1. All pieces of one beat have the same.
     pub number: u64,

@@ -83,12 +83,12 @@ macro_rules! reasons {
 reasons! {
     /// Is the specification in order, and may the Channel have what it asks for?
     AcceptedReason of "Accepted" {
-        Accepted => True, "The specification is in order.";
-        InvalidName => False, "The Channel's name is no DNS label, or its namespace is none.";
+        Accepted => True, "The specification is valid.";
+        InvalidName => False, "The name or the namespace is not a valid DNS label.";
         InvalidSpec => False, "The specification breaks a rule that an older schema let pass; the message names the field and says what to write.";
         InvalidSubjects => False, "A subject is malformed, reserved, or overlaps another subject of the same Channel.";
-        SubjectNotGranted => False, "A subject lies outside the Channel's own, and no grant of the administrator covers it.";
-        SubjectConflict => False, "Another Channel has a subject that overlaps.";
+        SubjectNotGranted => False, "A subject is outside the Channel's own subjects and not covered by a grant of the administrator.";
+        SubjectConflict => False, "A subject overlaps a subject of another Channel.";
         QuotaExceeded => False, "The namespace has a quota, and the Channel is above it; the message says which limit, what is used and what to change.";
         ForeignController => False, "Another installation serves the Channel; this one leaves it alone. Told as an Event: the status is the other's.";
     }
@@ -97,19 +97,19 @@ reasons! {
 reasons! {
     /// Are stream and route in place?
     ProgrammedReason of "Programmed" {
-        Programmed => True, "Stream and route are as the specification wants them.";
+        Programmed => True, "The stream and the Route match the specification.";
         TookOver => True, "As Programmed; the stream was there before, kept from an earlier Channel of the same name, and was taken over with its events.";
-        NotAccepted => False, "The specification is refused; the last good route stays in force, where there is one.";
+        NotAccepted => False, "The specification was rejected; the last valid Route stays in force, if there is one.";
         Pending => Unknown, "The specification is accepted and not yet applied; while gateways take a Route with new subjects, the message says which.";
         ForeignStream => False, "A stream of this name exists and does not belong to this Channel. It is never changed or deleted.";
         ImmutableDifference => False, "The stream exists with settings that NATS cannot change. It is never deleted and created again; the message says what to do.";
-        StreamRecreated => True, "As Programmed; the stream was gone with all its events, and was created again.";
-        StreamRepaired => True, "As Programmed; the stream had been changed by others, and was set right.";
+        StreamRecreated => True, "As Programmed; the stream had been deleted, with all its events, and was created again.";
+        StreamRepaired => True, "As Programmed; the stream had been modified externally and was corrected.";
         StorageFull => False, "JetStream has no room for the stream; the message says what to do.";
-        BrokerPermission => False, "NATS does not permit the operator what it needs; the message names the permission.";
+        BrokerPermission => False, "The operator lacks a NATS permission; the message names it.";
         StreamRefused => False, "NATS refused the stream; the message quotes it.";
-        RouteFailed => False, "The route could not be written.";
-        BrokerUnreachable => Unknown, "NATS cannot be reached.";
+        RouteFailed => False, "The Route could not be written.";
+        BrokerUnreachable => Unknown, "NATS is unreachable.";
     }
 }
 
@@ -117,13 +117,13 @@ reasons! {
     /// Do the gateways serve the channel as it is written? The first reason that applies, in this order, is the one given.
     ReadyReason of "Ready" {
         Deleting => False, "The Channel is being deleted.";
-        NotAccepted => False, "The specification is refused.";
-        BrokerUnreachable => Unknown, "NATS has not been reached for 30 seconds.";
-        NotProgrammed => False, "Stream or route are not in place.";
-        NoGateways => False, "There is no gateway.";
-        Progressing => False, "Some gateways do not serve the newest route yet; the message counts them.";
-        GatewaySilent => Unknown, "A gateway has not been heard of for 30 seconds.";
-        Serving => True, "Every gateway serves the newest route.";
+        NotAccepted => False, "The specification was rejected.";
+        BrokerUnreachable => Unknown, "NATS has been unreachable for 30 s.";
+        NotProgrammed => False, "The stream or the Route is not in place.";
+        NoGateways => False, "No gateway is ready.";
+        Progressing => False, "Some gateways do not serve the current Route yet; the message counts them.";
+        GatewaySilent => Unknown, "No heartbeat from a gateway for 30 s.";
+        Serving => True, "All gateways serve the current Route.";
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a program shows NATS of itself: which files hold it, and how each is read. The same for operator and gateway.
 //!
-//! Who calls brings the reading with it: the files are read anew for every connection, so that what was replaced counts.
+//! Who calls brings the reading with it: the files are read again for every connection, so that what was replaced counts.
 
 use std::fmt;
 use std::io;

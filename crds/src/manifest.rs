@@ -347,7 +347,7 @@ fn json(yaml: serde_yaml::Value, path: &str) -> Result<Value, Fault> {
         Yaml::Number(number) => serde_json::to_value(&number)
             .ok()
             .filter(|value| !value.is_null())
-            .ok_or_else(|| Fault::new(path, format!("{number} is no number in JSON")))?,
+            .ok_or_else(|| Fault::new(path, format!("{number} is not a number in JSON")))?,
         Yaml::Sequence(items) => {
             let items = items.into_iter().enumerate();
             Value::Array(items.map(|(at, item)| json(item, &format!("{path}[{at}]"))).collect::<Result<_, _>>()?)

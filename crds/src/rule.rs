@@ -231,7 +231,7 @@ macro_rules! direction_rules {
                     "self.access.", $name, ".mode != 'Public' || ",
                     "(has(self.access.", $name, ".topics) && size(self.access.", $name, ".topics) > 0)"
                 ),
-                message: r#"everybody gets the topics that are listed and no others: write topics: [">"] for all topics"#,
+                message: r#"mode Public makes exactly the listed topics public: write topics: [">"] for all topics"#,
                 holds: |_, spec| spec.access.$field.mode != AccessMode::Public || !spec.access.$field.topics.is_empty(),
             },
             Rule {

@@ -265,7 +265,7 @@ fn every_refusal_has_its_reason() {
         (
             json!({ "subjects": ["a b"], "access": { "publish": { "mode": "Public" } } }),
             InvalidSpec,
-            "spec.access.publish.topics: everybody gets",
+            "spec.access.publish.topics: mode Public makes",
         ),
     ];
     for (spec, reason, message) in cases {

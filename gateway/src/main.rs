@@ -16,7 +16,7 @@ async fn main() -> ExitCode {
     let _flush = match logging::start(&config) {
         Ok(flush) => flush,
         Err(error) => {
-            eprintln!("Error: --log cannot be read: {error}");
+            eprintln!("Error: --log is not a valid filter: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -27,7 +27,7 @@ async fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!(error = &*error, "The gateway ended in an error.");
+            error!(error = &*error, "The gateway stopped with an error.");
             ExitCode::FAILURE
         }
     }

@@ -1,7 +1,7 @@
-//! Memory that a crowd leaves behind. glibc keeps what was freed for whoever comes next, in pieces between what is still in use: of
+//! Memory that a crowd leaves behind. glibc keeps what was freed for later allocations, in pieces between what is still in use: of
 //! ten thousand TLS sessions it kept 77 MB. So once a crowd has left, it is told to give that back to the kernel.
 //!
-//! Not at every departure: giving back holds up those who allocate, and whoever comes next has to ask the kernel again.
+//! Not at every departure: giving back holds up those who allocate, and later allocations have to ask the kernel again.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ pub async fn give_back(crowd: impl Fn() -> Crowd) {
         if slack.look(crowd()) {
             // Some milliseconds for each hundred megabytes.
             let _ = tokio::task::spawn_blocking(trim).await;
-            debug!("A crowd has left: gave memory back.");
+            debug!("Returned freed memory to the OS after a mass disconnect.");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The whole gateway: binds, connects, serves, and leaves when asked to.
 //!
 //! Every task is owned here. The tasks of the core never end while the gateway serves; if one does, the process ends
-//! with an error, and whoever watches it starts a new one.
+//! with an error, and its supervisor starts a new one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ pub enum RunError {
     #[error("failed to start the shards")]
     Shards(#[source] std::io::Error),
     /// A task that must not end has ended.
-    #[error("{0} has ended")]
+    #[error("{0} ended unexpectedly")]
     Ended(&'static str),
 }
 
@@ -153,7 +153,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     if let Some(follower) = follower {
         core.spawn(async move {
             follower.follow().await;
-            "the reader of the certificate"
+            "the watcher of the certificate"
         });
     }
     let mut about = HashMap::new();
@@ -179,7 +179,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
                 let pulse = pulse.clone();
                 async {
                     pulse.beat(link).await;
-                    "the pulse"
+                    "the sender of beats"
                 }
             });
             let changed = Box::new(move |changes: &[Change]| {
@@ -203,14 +203,14 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
                 here: u64::from(room.taken()) + hub.subscribers(),
             })
             .await;
-            "the keeper of memory"
+            "the memory trimmer"
         }
     });
     let reviewed = {
         let (reviews, hub) = (authority.reviews().clone(), hub.clone());
         async move {
             reviews.follow(move |key| hub.recheck(Some(key))).await;
-            "the reviewer of identities"
+            "the task for token reviews"
         }
     };
     core.spawn(reviewed);
@@ -218,7 +218,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
         let followed = file.follow(authority.clone(), hub.clone(), limits, metrics.clone());
         core.spawn(async move {
             followed.await;
-            "the reader of settings"
+            "the watcher of the settings"
         });
     }
     let public = Port {
@@ -250,7 +250,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     let ask = tokio::select! {
         ask = signals.next() => ask,
         ended = core.join_next() => {
-            let name = ended.and_then(Result::ok).unwrap_or("a core task, by a panic,");
+            let name = ended.and_then(Result::ok).unwrap_or("a core task that panicked");
             return Err(RunError::Ended(name));
         }
         name = tasks.ended() => return Err(RunError::Ended(name)),
@@ -263,7 +263,7 @@ pub async fn run(config: Config, mut signals: Signals) -> Result<(), RunError> {
     tokio::select! {
         () = depart(times, &hub, &drain, &metrics, &departure) => {}
         _ = signals.next() => {
-            warn!(subscribers = hub.subscribers(), "Asked again: ending at once.");
+            warn!(subscribers = hub.subscribers(), "Received a second signal; stopping at once.");
             return Ok(());
         }
     }
@@ -289,13 +289,13 @@ fn told(hub: &Hub, changes: &[Change]) {
 
 /// The reader of Routes has panicked.
 fn ended(error: JoinError) -> &'static str {
-    error!(%error, "Failed to follow the routes.");
-    "the reader of routes"
+    error!(%error, "Failed to watch the Routes.");
+    "the watcher of the Routes"
 }
 
 /// From the signal to the last stream's end.
 async fn depart(times: DrainTimes, hub: &Hub, drain: &Drain, metrics: &Metrics, departure: &Departure) {
-    info!(subscribers = hub.subscribers(), delay = ?times.delay, window = ?times.window, "Leaving.");
+    info!(subscribers = hub.subscribers(), delay = ?times.delay, window = ?times.window, "Shutting down.");
     metrics.draining();
     drain.enter(Phase::Leaving);
     sleep(times.delay).await;

@@ -319,8 +319,8 @@ async fn a_post_is_refused_for_what_is_wrong_with_it() {
     settings.requests.body_timeout = Duration::from_millis(200);
     let server = Server::start(settings);
     for (target, body, status, hint) in [
-        ("?topic=audit", "x", 404, "does not let everybody publish"),
-        ("", "x", 404, "does not let everybody publish"),
+        ("?topic=audit", "x", 404, "is not public"),
+        ("", "x", 404, "is not public"),
         ("?topic=user.*", "x", 400, "without wildcards"),
         ("?topic=news&event=tidings.gap", "x", 400, "Tidings' own"),
         ("?topic=news&ttl=0", "x", 400, "at least one"),

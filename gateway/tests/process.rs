@@ -52,7 +52,7 @@ impl Gateway {
         let line: serde_json::Value = serde_json::from_str(&gateway.logged("Listening.")).unwrap();
         let address = |field: &str| line.get(field).unwrap().as_str().unwrap().parse().unwrap();
         (gateway.public, gateway.admin) = (address("listen"), address("admin"));
-        gateway.logged("Loaded the routes.");
+        gateway.logged("Loaded the Routes.");
         gateway
     }
 
@@ -137,7 +137,7 @@ fn on_sigint_it_ends_soon_and_on_a_second_signal_at_once() {
     assert!(gateway.ended().success());
     let mut gateway = Gateway::start(1_000, &["--drain-delay", "1h"]);
     gateway.signal("TERM");
-    gateway.logged("Leaving.");
+    gateway.logged("Shutting down.");
     gateway.signal("TERM");
     assert!(gateway.ended().success());
 }

@@ -47,7 +47,7 @@ impl Admin {
     /// # Errors
     /// When the address is taken or not this machine's.
     pub async fn bind(listen: &Listen, metrics: Arc<Metrics>, ready: Arc<Ready>) -> io::Result<Self> {
-        let mut last = io::Error::other("no address to listen on");
+        let mut last = io::Error::other("the host has no address to listen on");
         for address in listen.candidates() {
             match TcpListener::bind(address).await {
                 Ok(listener) => return Ok(Self { listener, metrics, ready }),
@@ -68,7 +68,7 @@ impl Admin {
     /// Answers until shutdown.
     pub async fn serve(self, shutdown: CancellationToken) {
         if let Ok(address) = self.address() {
-            info!(%address, "Admin port is open.");
+            info!(%address, "Listening on the admin port.");
         }
         let free = Arc::new(Semaphore::new(MOST_CONNECTIONS));
         loop {

@@ -134,8 +134,8 @@ pub async fn apply<R: RouteStore>(ctx: &Context<R>, plan: Plan) -> Applied {
     let (programmed, message, served) = match route {
         RouteStep::Keep => (ProgrammedReason::NotAccepted, kept(served.as_ref()), served),
         RouteStep::Withdraw => {
-            info!(channel = %key, "Route withdrawn: its subjects are no longer granted.");
-            (ProgrammedReason::NotAccepted, "The route was withdrawn: its subjects are no longer granted.", None)
+            info!(channel = %key, "Withdrew a Route: its subjects are no longer granted.");
+            (ProgrammedReason::NotAccepted, "The Route was withdrawn: its subjects are no longer granted.", None)
         }
         RouteStep::Write(route) => {
             if written {
@@ -147,9 +147,9 @@ pub async fn apply<R: RouteStore>(ctx: &Context<R>, plan: Plan) -> Applied {
                 return Applied { programmed, message, epoch, served, awaits, deed, failure: None };
             }
             if took_over {
-                (ProgrammedReason::TookOver, "The stream was there before, and goes on with its events.", served)
+                (ProgrammedReason::TookOver, "The stream existed before; it was taken over with its events.", served)
             } else {
-                (ProgrammedReason::Programmed, "Stream and route are in place.", served)
+                (ProgrammedReason::Programmed, "The stream and the Route are in place.", served)
             }
         }
     };

@@ -19,7 +19,7 @@ pub async fn listen(streams: Streams, release: Release, metrics: Arc<Metrics>, t
     let mut messages = match streams.client().subscribe(subject.clone()).await {
         Ok(messages) => messages,
         Err(error) => {
-            warn!(subject, error = %chain(&error), "Failed to listen to the gateways.");
+            warn!(subject, error = %chain(&error), "Failed to subscribe to the gateways' beats.");
             return;
         }
     };
@@ -32,11 +32,11 @@ pub async fn listen(streams: Streams, release: Release, metrics: Arc<Metrics>, t
             }
             Ok(beat) => {
                 metrics.error("beat_unreadable");
-                debug!(release = %beat.release, "A beat of another release.");
+                debug!(release = %beat.release, "Ignored a beat of another release.");
             }
             Err(error) => {
                 metrics.error("beat_unreadable");
-                debug!(error = %chain(&error), "A message that is no beat.");
+                debug!(error = %chain(&error), "Ignored a message that is not a beat.");
             }
         }
     }

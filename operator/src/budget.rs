@@ -17,7 +17,7 @@ const TRANSITIONS_INTERVAL: Duration = Duration::from_millis(10);
 /// The least time between two writes of the subscribers of one Channel.
 const COUNTS_PAUSE: Duration = Duration::from_secs(60);
 
-/// The same for what somebody may be looking on: gateways take up a Route within tenths of a second of each other.
+/// The same for what a person may be watching: gateways take up a Route within tenths of a second of each other.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a Channel's status rests after it was written, before such a change is written.
@@ -123,7 +123,7 @@ mod tests {
         let other = budget.spend(Change::Counts, late).unwrap_err();
         assert!(other > late && other <= late + COUNTS_INTERVAL, "{:?}", other - late);
         assert_eq!(budget.spend(Change::Counts, late + COUNTS_INTERVAL), Ok(()));
-        // Somebody waits for these.
+        // A person may be waiting for these.
         assert_eq!([budget.spend(Change::Transition, late), budget.spend(Change::Transition, late)], [Ok(()), Ok(())]);
     }
 }

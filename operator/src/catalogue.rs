@@ -154,7 +154,7 @@ impl Catalogue {
         self.entries.contains_key(key)
     }
 
-    /// Whether there is such a Channel, whoever serves it.
+    /// Whether there is such a Channel, whichever installation serves it.
     pub fn exists(&self, key: &ChannelKey) -> bool {
         self.is_ours(key) || self.foreign.contains_key(key)
     }

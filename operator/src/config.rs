@@ -92,54 +92,54 @@ pub struct RunArgs {
     /// Where NATS is, and what to show it.
     #[command(flatten)]
     pub nats: NatsArguments,
-    /// Where to answer /livez, /readyz and /metrics.
+    /// Address of the admin port with /livez, /readyz and /metrics; keep it private.
     #[arg(long, env = "TIDINGS_ADMIN", value_name = "ADDR", default_value = ":9091")]
     pub admin: Listen,
-    /// The directory of Channel manifests (*.yaml, *.yml, *.json; not its subdirectories).
+    /// Directory of Channel manifests (*.yaml, *.yml, *.json), without its subdirectories.
     #[arg(long, env = "TIDINGS_CHANNELS", value_name = "DIR", requires = "routes", conflicts_with = "namespace")]
     pub channels: Option<PathBuf>,
-    /// The directory for Route files, one for each Channel. It is created if it is missing.
+    /// Directory for Route files, one per Channel; created if it is missing.
     #[arg(long, env = "TIDINGS_ROUTES", value_name = "DIR", requires = "channels")]
     pub routes: Option<PathBuf>,
-    /// The namespace in Kubernetes that Tidings is installed in: Routes, the Lease and the gateways are there.
+    /// Run in Kubernetes: the namespace of the installation, with the Routes, the Lease and the gateways.
     #[arg(long, env = "TIDINGS_NAMESPACE", value_name = "NAMESPACE")]
     pub namespace: Option<String>,
-    /// The name of this installation there.
+    /// Name of the installation (the Helm release).
     #[arg(long, env = "TIDINGS_RELEASE", value_name = "NAME", default_value = "tidings")]
     pub release: String,
-    /// Which Channels are this installation's: those whose spec.className says so.
+    /// Class of this installation: Channels with this spec.className are served.
     #[arg(long, env = "TIDINGS_CLASS_NAME", value_name = "NAME", default_value = DEFAULT_CLASS)]
     pub class_name: String,
-    /// The namespaces whose Channels are served, separated by commas. [default: all]
+    /// Namespaces whose Channels are served, comma-separated [default: all]
     #[arg(long, env = "TIDINGS_WATCH_NAMESPACES", value_name = "NAMESPACES", value_delimiter = ',')]
     pub watch_namespaces: Vec<String>,
-    /// The gateways' Service: its ready endpoints are the gateways that a Channel waits for. [default: every gateway that
-    /// is heard of]
+    /// Name of the gateways' Service; a Channel is Ready when all of its ready endpoints serve it
+    /// [default: all gateways that send heartbeats]
     #[arg(long, env = "TIDINGS_GATEWAY_SERVICE", value_name = "NAME")]
     pub gateway_service: Option<String>,
-    /// Where browsers reach the gateways; Channels say it in status.url. [default: none is said]
+    /// Public URL of the gateways, shown in status.url of Channels [default: not shown]
     #[arg(long, env = "TIDINGS_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
-    /// How long leadership lasts without being renewed.
+    /// Duration of the leader's Lease.
     #[arg(long, env = "TIDINGS_LEASE_SECONDS", value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..=300))]
     pub lease_seconds: u32,
-    /// The name of the pod, by which the leader is known. [default: the host's name]
+    /// Name of this pod, which identifies the leader [default: the host name]
     #[arg(long, env = "TIDINGS_POD_NAME", value_name = "NAME")]
     pub pod_name: Option<String>,
-    /// The uid of the pod: a restarted container of it leads on at once. [default: a random one]
+    /// Uid of this pod, so that a restarted container keeps leading [default: a random one]
     #[arg(long, env = "TIDINGS_POD_UID", value_name = "UID")]
     pub pod_uid: Option<String>,
-    /// What streams carry as their owner; a stream of another owner is never touched. [default: NAMESPACE.RELEASE, or made
-    /// from the path of --channels]
+    /// Owner recorded in the metadata of streams; streams of other owners are never changed
+    /// [default: NAMESPACE.RELEASE, or derived from the path of --channels]
     #[arg(long, env = "TIDINGS_CLUSTER_ID", value_name = "ID")]
     pub cluster_id: Option<String>,
-    /// Settings that are lists (subject grants), as one YAML file.
+    /// Settings file (YAML): subject grants and quotas.
     #[arg(long, env = "TIDINGS_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// How often everything is compared again even though nothing seems to have changed.
+    /// Interval of a full comparison, also without changes.
     #[arg(long, env = "TIDINGS_RESYNC_SECONDS", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub resync_seconds: u32,
-    /// How long a manifest must be gone before its Channel counts as removed.
+    /// Time that a manifest must be missing before its Channel counts as removed.
     #[arg(long, env = "TIDINGS_REMOVAL_DELAY_SECONDS", value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub removal_delay_seconds: u32,
     /// How logs are written.
@@ -150,7 +150,7 @@ pub struct RunArgs {
 /// How logs are written.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Logs {
-    /// What is logged: a level, or levels by module (`info,async_nats=debug`).
+    /// Log filter: error, warn, info, debug or trace, also per module as in info,async_nats=debug.
     #[arg(
         id = "log",
         long = "log",
@@ -159,7 +159,7 @@ pub struct Logs {
         default_value = "info,async_nats=error"
     )]
     pub filter: String,
-    /// As text or as JSON lines.
+    /// Log format.
     #[arg(id = "log_format", long = "log-format", env = "TIDINGS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub format: LogFormat,
 }
@@ -213,7 +213,7 @@ pub struct FilesConfig {
     pub channels: PathBuf,
     /// The directory of Route files.
     pub routes: PathBuf,
-    /// How long a manifest must be gone before its Channel counts as removed.
+    /// Time that a manifest must be missing before its Channel counts as removed.
     pub removal_delay: Duration,
 }
 
@@ -230,7 +230,7 @@ pub struct KubernetesConfig {
     pub gateway_service: Option<String>,
     /// What `status.url` begins with, without a slash at its end.
     pub public_url: Option<String>,
-    /// How long leadership lasts without being renewed.
+    /// Duration of the leader's Lease.
     pub lease: Duration,
     /// The name of the pod.
     pub pod_name: String,
@@ -247,7 +247,7 @@ pub enum ConfigError {
     /// What names the installation is no name.
     #[error("--namespace and --release")]
     Release(#[source] ReleaseError),
-    /// A namespace or a class that is no DNS label.
+    /// A namespace or a class that is not a DNS label.
     #[error("{flag} {value:?}: write a DNS label, of small letters, digits and dashes")]
     Label {
         /// Which.

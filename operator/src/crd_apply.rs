@@ -39,7 +39,7 @@ pub enum CrdError {
     /// The API server.
     #[error(transparent)]
     Api(#[from] ApiError),
-    /// Somebody deletes it.
+    /// It is being deleted.
     #[error("the definition {CRD_NAME} is being deleted: apply it again when it is gone")]
     Leaving,
 }

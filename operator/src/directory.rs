@@ -123,7 +123,7 @@ impl Watch {
             Ok(watcher) => Some((watcher, identity)),
             Err(error) => {
                 if !std::mem::replace(&mut self.complained, true) {
-                    warn!(dir = %self.dir.display(), %error, "Failed to watch for changes; the resync finds them, later.");
+                    warn!(dir = %self.dir.display(), %error, "Failed to watch the directory; changes are found by the resync.");
                 }
                 None
             }

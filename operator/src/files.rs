@@ -255,7 +255,7 @@ impl Files {
             let report = report.compared_with(before.unwrap_or_default());
             if let Some(kind) = report.correction() {
                 ctx.metrics.stream_corrected(kind);
-                warn!(channel = %report.key, kind, "Others have deleted or changed a stream.");
+                warn!(channel = %report.key, kind, "A stream was deleted or modified externally.");
             }
             (report.key.clone(), report.after(earlier))
         });
@@ -276,7 +276,7 @@ impl Files {
         for key in self.missing.gone(active, now) {
             if let Err(failure) = remove(&self.ctx, &key, self.inventory.last_policy(&key)).await {
                 self.ctx.metrics.error(failure.category);
-                warn!(channel = %key, error = failure.message, "Failed to remove what a Channel left; trying again.");
+                warn!(channel = %key, error = failure.message, "Failed to clean up after a Channel; trying again.");
                 failed = true;
             }
         }

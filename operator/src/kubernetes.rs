@@ -275,7 +275,7 @@ impl Kubernetes {
             Done::Left(key, left) => {
                 if let Err(error) = &left {
                     self.visits.ctx.metrics.error(error.category());
-                    debug!(channel = %key, error = %chain(error), "Failed to clear away what a Channel left.");
+                    debug!(channel = %key, error = %chain(error), "Failed to clean up after a Channel.");
                 }
                 self.agenda.left(&key, left, now, chance);
             }
@@ -284,7 +284,7 @@ impl Kubernetes {
                     && !error.is_gone()
                 {
                     self.visits.ctx.metrics.error(error.category());
-                    // Somebody else changed it: what they wrote is taken up first.
+                    // It was changed meanwhile: that change is read first.
                     if !error.is_stale() {
                         warn!(channel = %channel.key, error = %chain(error), "Failed to write a status; trying again.");
                     }
@@ -297,7 +297,7 @@ impl Kubernetes {
 
     fn tell_contested(&self, channel: &ObservedChannel) {
         let other = channel.status.controller_name.clone().unwrap_or_default();
-        warn!(channel = %channel.key, controller = other, "Another installation serves this Channel; it is left alone.");
+        warn!(channel = %channel.key, controller = other, "Another installation serves this Channel; ignoring it.");
         let note = format!(
             "The Channel is served by {other}; {} has the same class and leaves it alone.",
             self.config.release
@@ -357,8 +357,8 @@ async fn look_at_definition(visits: Visits, ready: Arc<Ready>) {
         };
         if fault != told {
             match &fault {
-                Some(fault) => warn!(fault, "The definition of Channels is not as it should be."),
-                None => info!("The definition of Channels is as it should be."),
+                Some(fault) => warn!(fault, "The definition of Channels is missing or outdated."),
+                None => info!("The definition of Channels is up to date."),
             }
         }
         let pause = if fault.is_some() { LOOK_AT_DEFINITION / 12 } else { LOOK_AT_DEFINITION };

@@ -3,7 +3,7 @@
 //! It saves work; what makes two at once harmless are server-side apply, the owner in a stream's metadata and preconditions.
 //! It counts as held until two thirds of the Lease's duration after the *beginning* of the last successful renewal, on a
 //! monotonic clock. A call has a third of it at most ([`Leadership::call_timeout`]), so the last write of a leader that
-//! lost the API server has ended when another one may begin. Whoever writes to NATS or to the API asks
+//! lost the API server has ended when another one may begin. Code that writes to NATS or to the API asks
 //! [`Leadership::is_held`] right before.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -155,7 +155,7 @@ impl Elector {
                 self.metrics.error("lease");
                 let words = chain(&error);
                 if self.trouble.as_ref() != Some(&words) {
-                    warn!(lease = self.name, error = words, "Failed to keep the Lease; trying again.");
+                    warn!(lease = self.name, error = words, "Failed to renew the Lease; trying again.");
                     self.trouble = Some(words);
                 }
                 let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
@@ -215,7 +215,7 @@ impl Elector {
             Ok::<_, kube::Error>(())
         });
         if matches!(released.await, Ok(Ok(()))) {
-            info!(lease = self.name, "Leadership is given up.");
+            info!(lease = self.name, "Gave up leadership.");
         }
     }
 
@@ -245,8 +245,8 @@ impl Elector {
         if changed {
             self.metrics.leading(held);
             match held {
-                true => info!(lease = self.name, identity = self.candidate.identity(), "This operator leads."),
-                false => warn!(lease = self.name, "This operator no longer leads; it changes nothing."),
+                true => info!(lease = self.name, identity = self.candidate.identity(), "Became the leader."),
+                false => warn!(lease = self.name, "Lost leadership; making no changes."),
             }
         }
     }

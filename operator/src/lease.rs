@@ -1,6 +1,6 @@
 //! Who leads, as far as the Lease says: what to do about it. Pure: [`crate::leadership`] does it.
 //!
-//! No two clocks are compared. Somebody else's Lease has run out when it was seen unchanged for its whole duration, on a
+//! No two clocks are compared. The Lease of another holder has expired when it was seen unchanged for its whole duration, on a
 //! clock of our own that no one sets.
 
 use std::time::{Duration, Instant};

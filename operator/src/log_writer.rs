@@ -1,6 +1,6 @@
 //! Writes log lines to standard error, or output, without ever waiting for what reads them.
 //!
-//! A pipe that nobody empties blocks a write for as long as it is full, and one whose reader is gone fails it. Neither is a
+//! A pipe that is not read blocks a write for as long as it is full, and one whose reader is gone fails it. Neither is a
 //! reason to stop serving: lines go into a bounded buffer that a thread of its own empties. What does not fit, or cannot be
 //! written, is dropped and counted, and said in the log once it can be said.
 //!
@@ -19,7 +19,7 @@ const MOST_BYTES: usize = 1 << 20;
 /// The least time between two lines about dropped ones.
 const REPORT: Duration = Duration::from_secs(10);
 
-/// The pause while a descriptor that does not block (whoever started us may have set it so) takes nothing.
+/// The pause while a descriptor that does not block (the parent process may have set it so) takes nothing.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long the last lines may take when the process ends.
@@ -144,7 +144,7 @@ impl Shared {
             if empty && unwritten.is_empty() && dropped > said && at.is_none_or(|at| at.elapsed() >= REPORT) {
                 tracing::warn!(
                     lines = dropped - said,
-                    "Log lines were dropped: what reads them stands still or is gone."
+                    "Dropped log lines: the reader of standard error is blocked or gone."
                 );
                 (said, at) = (dropped, Some(Instant::now()));
             }
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    /// Takes what it is allowed to, and fails when nobody allows anything any more.
+    /// Takes what it is allowed to, and fails when no more is allowed.
     struct Gate {
         allowed: mpsc::Receiver<()>,
         taken: Arc<Mutex<Vec<u8>>>,

@@ -1,4 +1,4 @@
-//! How a connection to NATS begins: over which TLS, and as whom. Every file is read anew for each connection, so that what
+//! How a connection to NATS begins: over which TLS, and as whom. Every file is read again for each connection, so that what
 //! was replaced is used at the next reconnect.
 //!
 //! Operator and gateway have this very file, and a test compares the two: the crate that they share knows no client.
@@ -17,35 +17,35 @@ use tracing::warn;
 /// The flags about NATS.
 #[derive(Clone, Debug, Args)]
 pub struct NatsArguments {
-    /// The NATS server; several, separated by commas, if they are one cluster. May hold user:password@ or token@
+    /// NATS server URL; several servers of one cluster are separated by commas. May contain user:password@ or token@
     #[arg(long, env = "TIDINGS_NATS", value_name = "URL", default_value = "nats://127.0.0.1:4222")]
     #[arg(hide_env_values = true)]
     nats: String,
-    /// Authorities (PEM) of the NATS servers' certificates, instead of the system's; no connection without TLS then
+    /// Certificate authorities (PEM) of the NATS servers, instead of the system's; makes TLS mandatory
     #[arg(long, env = "TIDINGS_NATS_CA", value_name = "FILE")]
     nats_ca: Option<PathBuf>,
-    /// The certificate (PEM) to show to NATS
+    /// Client certificate (PEM) for NATS
     #[arg(long, env = "TIDINGS_NATS_CERT", value_name = "FILE", requires = "nats_key")]
     nats_cert: Option<PathBuf>,
-    /// The private key (PEM) of --nats-cert
+    /// Private key (PEM) of --nats-cert
     #[arg(long, env = "TIDINGS_NATS_KEY", value_name = "FILE", requires = "nats_cert")]
     nats_key: Option<PathBuf>,
-    /// Begin with TLS, for servers with handshake_first
+    /// Start with the TLS handshake, for servers with handshake_first
     #[arg(long, env = "TIDINGS_NATS_TLS_FIRST")]
     nats_tls_first: bool,
-    /// A NATS credentials file (JWT and nkey seed)
+    /// NATS credentials file (JWT and nkey seed)
     #[arg(long, env = "TIDINGS_NATS_CREDENTIALS", value_name = "FILE", group = "login")]
     nats_credentials: Option<PathBuf>,
-    /// A file with an nkey seed
+    /// File with an nkey seed
     #[arg(long, env = "TIDINGS_NATS_NKEY", value_name = "FILE", group = "login")]
     nats_nkey: Option<PathBuf>,
-    /// A file with a NATS user's name
+    /// File with the NATS user name
     #[arg(long, env = "TIDINGS_NATS_USER_FILE", value_name = "FILE", group = "login", requires = "nats_password_file")]
     nats_user_file: Option<PathBuf>,
-    /// A file with the password of --nats-user-file
+    /// File with the password of --nats-user-file
     #[arg(long, env = "TIDINGS_NATS_PASSWORD_FILE", value_name = "FILE", requires = "nats_user_file")]
     nats_password_file: Option<PathBuf>,
-    /// A file with a token for NATS
+    /// File with a NATS token
     #[arg(long, env = "TIDINGS_NATS_TOKEN_FILE", value_name = "FILE", group = "login")]
     nats_token_file: Option<PathBuf>,
 }
@@ -133,7 +133,7 @@ impl NatsHandshake {
         if self.tls_first {
             options = options.tls_first();
         }
-        // Who gives files for TLS does not want to be talked out of it by whoever answers at the address.
+        // With files for TLS, an impostor at the address must not be able to downgrade the connection.
         if self.ca.is_some() || self.identity.is_some() { options.require_tls(true) } else { options }
     }
 }

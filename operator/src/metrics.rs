@@ -127,7 +127,7 @@ impl Metrics {
         registry.register("gateways", "Gateways known, by state", self.gateways.clone());
         registry.register("leading", "1 while this operator leads", self.leading.clone());
         registry.register("nats_connected", "1 while NATS is connected", self.connected.clone());
-        let help = "Log lines that were dropped because standard error took no more";
+        let help = "Log lines dropped because standard error was blocked or closed";
         registry.register("log_lines_dropped", help, self.log_lines_dropped.clone());
         self
     }

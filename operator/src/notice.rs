@@ -11,7 +11,7 @@ use crate::report::Report;
 /// What an Event says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// Whether somebody should look.
+    /// Whether it is a warning.
     pub warning: bool,
     /// The reason of the condition: what differs belongs here, since series of Events are counted by it.
     pub reason: String,

@@ -52,7 +52,7 @@ pub enum StartError {
     #[error("failed to find the Kubernetes cluster")]
     Cluster(#[source] kube::Error),
     /// A part that should work for ever has ended.
-    #[error("a part of the operator ended early")]
+    #[error("a task of the operator ended unexpectedly")]
     Ended,
 }
 

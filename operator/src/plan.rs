@@ -161,7 +161,7 @@ fn in_order(
         now.clone_from(&there.spec.subjects);
     }
     let message = format!(
-        "New subjects are stored once every gateway knows them ({}): waiting {}.",
+        "New subjects are added to the stream once all gateways have the Route ({}): waiting {}.",
         later.join(", "),
         rollout.words(&digest)
     );
@@ -213,8 +213,7 @@ fn stream_step(key: &ChannelKey, desired: &Desired, observed: &Observed, fresh: 
                     StreamStep::Blocked {
                         reason: ProgrammedReason::ImmutableDifference,
                         message: format!(
-                            "NATS cannot change this of the stream {}: {}. Write the Channel as the stream is, or delete \
-                             the stream with its events; then it is created anew",
+                            "NATS cannot change these settings of the stream {}: {}. Either change the Channel to match the stream, or delete the stream with its events; the operator then creates it again",
                             spec.name,
                             fields.join(", ")
                         ),
@@ -248,7 +247,7 @@ fn blocked_by_foreign(name: &str, foreign: &Foreign, wanted: &StreamSpec) -> Str
                 format!("{mark}={value}")
             });
             format!(
-                ". To let the Channel have it with its events, give it the metadata {}; or delete it",
+                ". To hand it over to the Channel with its events, set its metadata to {}; or delete it",
                 marks.join(", ")
             )
         }
@@ -256,7 +255,9 @@ fn blocked_by_foreign(name: &str, foreign: &Foreign, wanted: &StreamSpec) -> Str
     };
     StreamStep::Blocked {
         reason: ProgrammedReason::ForeignStream,
-        message: format!("the stream {name} exists and is not this Channel's: {foreign}. It is left alone{way_out}"),
+        message: format!(
+            "the stream {name} exists and does not belong to this Channel: {foreign}. It is not changed{way_out}"
+        ),
     }
 }
 
@@ -434,7 +435,9 @@ mod tests {
         let RouteStep::Write(route) = &first.route else { panic!("{first:?}") };
         let later = first.later.clone().unwrap();
         assert_eq!((later.subjects, &later.digest), (vec!["b.>".to_owned()], &route.digest()));
-        assert!(later.message.starts_with("New subjects are stored once every gateway knows them (b.>): "));
+        assert!(
+            later.message.starts_with("New subjects are added to the stream once all gateways have the Route (b.>): ")
+        );
         // A gateway that serves it is no reason while the Route in place is another: it could not be written.
         assert!(roll(&wanted, &there, &grants, &reached(route)).later.is_some());
         let written = Observed { route: Some((**route).clone()), ..there };

@@ -57,13 +57,16 @@ pub fn ready(facts: &Facts<'_>) -> Answer {
         return is(ReadyReason::Deleting, waiting);
     }
     if !facts.accepted {
-        return is(ReadyReason::NotAccepted, "The specification is refused; the condition Accepted says why.");
+        return is(ReadyReason::NotAccepted, "The specification was rejected; see the condition Accepted.");
     }
     if facts.broker_away.is_some_and(|away| away >= BROKER_PATIENCE) {
-        return is(ReadyReason::BrokerUnreachable, "NATS has not been reached for 30 seconds.");
+        return is(ReadyReason::BrokerUnreachable, "NATS has been unreachable for 30 s.");
     }
     if !facts.programmed {
-        return is(ReadyReason::NotProgrammed, "The condition Programmed says what is missing.");
+        return is(
+            ReadyReason::NotProgrammed,
+            "The stream or the Route is not in place; see the condition Programmed.",
+        );
     }
     if !view.is_certain() {
         return match facts.stands {
@@ -80,23 +83,23 @@ pub fn ready(facts: &Facts<'_>) -> Answer {
     }
     if let [first, others @ ..] = view.silent.as_slice() {
         let message = match others.len() {
-            0 => format!("The gateway {first} has not been heard of for 30 seconds."),
-            more => format!("The gateway {first} and {more} more have not been heard of for 30 seconds."),
+            0 => format!("No heartbeat from gateway {first} for 30 s."),
+            more => format!("No heartbeat from gateway {first} and {more} more for 30 s."),
         };
         return Answer::Is(ReadyReason::GatewaySilent, message);
     }
     if view.unheard > 0 && facts.stands != Some(true) {
         return progressing(view);
     }
-    is(ReadyReason::Serving, "Every gateway serves the newest route.")
+    is(ReadyReason::Serving, "All gateways serve the current Route.")
 }
 
 fn no_gateways() -> Answer {
-    Answer::Is(ReadyReason::NoGateways, "There is no gateway that is ready.".to_owned())
+    Answer::Is(ReadyReason::NoGateways, "No gateway is ready.".to_owned())
 }
 
 fn progressing(view: &View) -> Answer {
-    let message = format!("{} of {} gateways serve the newest route.", view.serving, view.expected);
+    let message = format!("{} of {} gateways serve the current Route.", view.serving, view.expected);
     Answer::Is(ReadyReason::Progressing, message)
 }
 
@@ -142,14 +145,14 @@ mod tests {
         all.programmed = true;
         assert_eq!(reason(&all), Some(ReadyReason::NoGateways));
         let all = facts(&wrong);
-        assert_eq!(ready(&all), Answer::Is(ReadyReason::Progressing, "1 of 3 gateways serve the newest route.".into()));
+        assert_eq!(
+            ready(&all),
+            Answer::Is(ReadyReason::Progressing, "1 of 3 gateways serve the current Route.".into())
+        );
         let wrong = View { serving: 2, silent, ..view() };
         assert_eq!(
             ready(&facts(&wrong)),
-            Answer::Is(
-                ReadyReason::GatewaySilent,
-                "The gateway gateway-1 has not been heard of for 30 seconds.".into()
-            )
+            Answer::Is(ReadyReason::GatewaySilent, "No heartbeat from gateway gateway-1 for 30 s.".into())
         );
         assert_eq!(reason(&facts(&view())), Some(ReadyReason::Serving));
     }

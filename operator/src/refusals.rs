@@ -77,11 +77,7 @@ impl Refusal {
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { verb, .. } = self;
-        write!(
-            f,
-            "NATS does not permit the operator to {verb} {}: add the permission to its NATS user",
-            self.permission()
-        )
+        write!(f, "the operator is not permitted to {verb} {}: add the permission to its NATS user", self.permission())
     }
 }
 
@@ -101,7 +97,7 @@ mod tests {
         assert_eq!(
             said(publish, "$JS.API.STREAM.CREATE.TIDINGS_shop_orders").as_deref(),
             Some(
-                "NATS does not permit the operator to publish to $JS.API.STREAM.CREATE.*: add the permission to its NATS user"
+                "the operator is not permitted to publish to $JS.API.STREAM.CREATE.*: add the permission to its NATS user"
             )
         );
         assert_eq!(said(publish, "$JS.API.STREAM.CREATE.TIDINGS_shop_other"), None);
@@ -113,7 +109,7 @@ mod tests {
         assert_eq!(
             said(inbox, "$JS.API.STREAM.LIST").as_deref(),
             Some(
-                "NATS does not permit the operator to subscribe to _INBOX_tidings_operator.>: add the permission to its NATS user"
+                "the operator is not permitted to subscribe to _INBOX_tidings_operator.>: add the permission to its NATS user"
             )
         );
         assert_eq!(said("Permissions Violation for Subscription to \"tidings-beat.a.b\"", "$JS.API.STREAM.LIST"), None);

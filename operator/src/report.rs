@@ -16,7 +16,7 @@ use crate::apply::Applied;
 pub struct Report {
     /// Whose it is.
     pub key: ChannelKey,
-    /// Whether the specification is in order.
+    /// Whether the specification is valid.
     pub accepted: AcceptedReason,
     /// What there is to say about it.
     pub accepted_message: String,
@@ -66,8 +66,8 @@ pub struct Before {
 /// What becomes of the Route while a specification is refused.
 pub fn kept(served: Option<&Route>) -> &'static str {
     match served {
-        Some(_) => "The last good route stays in force.",
-        None => "There is no route yet: nothing is served until the specification is accepted.",
+        Some(_) => "The last valid Route stays in force.",
+        None => "There is no Route yet: the Channel is not served until its specification is accepted.",
     }
 }
 
@@ -90,7 +90,7 @@ impl Report {
     pub fn of(channel: &Channel, verdict: &Verdict, applied: &Applied) -> Self {
         let (accepted, accepted_message, programmed, programmed_message) = match verdict {
             Verdict::Accepted(_) => {
-                let message = "The specification is in order.".to_owned();
+                let message = "The specification is valid.".to_owned();
                 (AcceptedReason::Accepted, message, applied.programmed, applied.message.clone())
             }
             Verdict::Rejected(rejection) => {
@@ -152,12 +152,13 @@ impl Report {
         match &self.deed {
             Deed::Created if before.had_stream => {
                 self.programmed = ProgrammedReason::StreamRecreated;
-                self.programmed_message = "The stream was gone, with all its events; it was created again.".to_owned();
+                self.programmed_message =
+                    "The stream had been deleted, with all its events; it was created again.".to_owned();
             }
             Deed::Updated(fields) if before.in_place => {
                 self.programmed = ProgrammedReason::StreamRepaired;
                 self.programmed_message =
-                    format!("The stream had been changed by others, and was set right: {}.", fields.join(", "));
+                    format!("The stream had been modified externally and was corrected: {}.", fields.join(", "));
             }
             Deed::None | Deed::Created | Deed::Updated(_) => {}
         }
@@ -196,7 +197,7 @@ impl Report {
         Before { had_stream: self.epoch.is_some(), in_place: self.is_programmed() }
     }
 
-    /// Whether the specification is in order.
+    /// Whether the specification is valid.
     pub fn is_accepted(&self) -> bool {
         self.accepted.status() == ConditionStatus::True
     }
@@ -244,7 +245,7 @@ mod tests {
         assert_eq!(after(updated(), true, true), (ProgrammedReason::StreamRepaired, Some("repaired")));
         assert_eq!(after(Deed::None, true, true), (ProgrammedReason::Programmed, None));
         let message = report(updated()).compared_with(Before { had_stream: true, in_place: true }).programmed_message;
-        assert!(message.ends_with("set right: max_age, republish."), "{message}");
+        assert!(message.ends_with("corrected: max_age, republish."), "{message}");
     }
 
     #[test]

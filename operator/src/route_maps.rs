@@ -43,7 +43,7 @@ pub struct RouteMaps {
 #[derive(Debug, Default)]
 struct Known {
     maps: BTreeMap<ChannelKey, RouteMap>,
-    /// While everything is listed anew: what was there before and was not listed yet.
+    /// While everything is listed again: what was there before and was not listed yet.
     unlisted: Option<BTreeSet<ChannelKey>>,
 }
 
@@ -144,7 +144,7 @@ impl RouteMaps {
     async fn remove(&self, key: &ChannelKey) -> Result<(), ApiError> {
         let Some(map) = self.known().maps.get(key).cloned() else { return Ok(()) };
         let name = self.release.route_object(key);
-        // Not one that was written anew in between.
+        // Not one that was written again in between.
         let preconditions = Preconditions { uid: Some(map.uid), resource_version: Some(map.version) };
         let how = DeleteParams::default().preconditions(preconditions);
         let call = self.maps.delete(&name, &how);

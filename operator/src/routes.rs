@@ -222,7 +222,7 @@ fn list(dir: &Path, head: &str) -> io::Result<Vec<OwnRoute>> {
         }
         let Ok(route) = Route::from_yaml(&text) else { continue };
         let key = ChannelKey::new(&route.namespace, &route.name);
-        // A copy under another name is somebody's own doing.
+        // A copy under another name was not made by the operator.
         if entry.file_name().to_str() == Some(&file_name(&key)) {
             own.push(OwnRoute { key, state: route.state });
         }
@@ -230,7 +230,7 @@ fn list(dir: &Path, head: &str) -> io::Result<Vec<OwnRoute>> {
     Ok(own)
 }
 
-/// Writes beside the place, then renames: whoever reads gets all of the old or all of the new.
+/// Writes beside the place, then renames: readers get all of the old or all of the new.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     // Hidden, so that gateways do not take it for a Route; unique, so that two operators do not share one.
     static NEXT: AtomicU64 = AtomicU64::new(0);

@@ -47,7 +47,7 @@ pub enum Change {
     None,
     /// Only how many subscribers there are: nobody waits for that.
     Counts,
-    /// How many gateways serve it, or the words of a condition: somebody may be looking on.
+    /// How many gateways serve it, or the message of a condition: a person may be watching.
     Progress,
     /// A condition, or something that people and programs rely on.
     Transition,
@@ -193,7 +193,7 @@ impl Said {
         let earlier = standing::<ProgrammedReason>(before, channel.generation);
         match programmed.0 {
             // NATS being away says nothing about a stream and a Route that were in place; `Ready` says that it is away.
-            // That somebody else leads or was faster says nothing at all.
+            // That another operator leads or was faster is not worth a message.
             ProgrammedReason::BrokerUnreachable | ProgrammedReason::Pending if report.awaits.is_none() => {
                 if let Some(kept) = earlier.and_then(kept) {
                     programmed = kept;
@@ -238,8 +238,7 @@ impl Said {
         let accepted = of_type(AcceptedReason::TYPE).and_then(kept);
         let programmed = of_type(ProgrammedReason::TYPE).and_then(kept);
         Self {
-            accepted: accepted
-                .unwrap_or_else(|| (AcceptedReason::Accepted, "The specification is in order.".to_owned())),
+            accepted: accepted.unwrap_or_else(|| (AcceptedReason::Accepted, "The specification is valid.".to_owned())),
             programmed: programmed
                 .unwrap_or_else(|| (ProgrammedReason::Pending, "The Channel is being deleted.".to_owned())),
             served_generation: None,

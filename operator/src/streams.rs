@@ -39,7 +39,7 @@ const NOT_FOUND: u64 = 10059;
 /// "subjects overlap with an existing stream".
 const OVERLAP: u64 = 10065;
 
-/// "stream name already in use with a different configuration": somebody else was first.
+/// "stream name already in use with a different configuration": another client was first.
 const NAME_IN_USE: u64 = 10058;
 
 /// "insufficient resources", "insufficient memory / storage resources available", "resource limits exceeded for account".
@@ -147,7 +147,7 @@ impl StreamError {
         self.code() == Some(OVERLAP)
     }
 
-    /// Whether somebody else created the stream in between: read again.
+    /// Whether another client created the stream in between: read again.
     pub fn is_race(&self) -> bool {
         self.code() == Some(NAME_IN_USE)
     }
@@ -190,7 +190,7 @@ impl Streams {
         let facts = (Arc::clone(&metrics), ready, Arc::clone(&refusals));
         let url = without_password(&config.url);
         let servers = servers(&config.url).map_err(|source| ConnectError::Url { url: url.clone(), source })?;
-        // Later the files may be broken for a while; now somebody is looking.
+        // Later the files may be broken for a while; now an administrator is looking.
         config.handshake.check()?;
         let options = config
             .handshake
@@ -357,7 +357,7 @@ fn on_event(event: &Event, told: &watch::Sender<bool>, metrics: &Metrics, ready:
             metrics.error("broker_connection");
             warn!(%error, "Failed to reach NATS; trying again.");
         }
-        other => warn!(event = %other, "NATS reports something."),
+        other => warn!(event = %other, "NATS reported an event."),
     }
 }
 

@@ -1,6 +1,6 @@
-//! What a look at all streams of the account says, and what it says anew. Pure: the listing and the time are passed in.
+//! What a listing of all streams of the account says, and what is new in it. Pure: the listing and the time are passed in.
 //!
-//! One listing a resync is all that settled Channels cost: whoever changes or deletes a stream behind the operator's back
+//! One listing a resync is all that settled Channels cost: an external change or deletion of a stream
 //! changes its mark here, and only then its Channel is visited.
 
 use std::collections::{BTreeMap, BTreeSet};

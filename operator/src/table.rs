@@ -54,7 +54,7 @@ impl Row {
     fn of(report: &Report) -> Self {
         let served = if report.served.is_some() && !(report.is_accepted() && report.is_programmed()) {
             // The last good Route is worth knowing about exactly when the newest is not in force.
-            " (last good route served)"
+            " (last valid Route served)"
         } else {
             ""
         };

@@ -1,4 +1,4 @@
-//! TLS as `tidings-operator try` speaks it: to a server that shows one known certificate, whoever signed it and whatever name
+//! TLS as `tidings-operator try` speaks it: to a server that shows one known certificate, whatever its issuer and whatever name
 //! it is for. Within a cluster a gateway is asked for by its Service's name, and its certificate is for the public's.
 
 use std::path::Path;

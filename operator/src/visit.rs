@@ -70,12 +70,12 @@ impl Visits {
         let report = reconcile(&self.ctx, spec, objection, rollout).await.compared_with(before(channel));
         if let Some(kind) = report.correction() {
             self.ctx.metrics.stream_corrected(kind);
-            warn!(channel = %channel.key, kind, "Others have deleted or changed a stream.");
+            warn!(channel = %channel.key, kind, "A stream was deleted or modified externally.");
         }
         let mut visited = Visited { again: report.again, account: Account::Reconciled(Box::new(report)), object: None };
         if let Err(error) = self.hold(channel, spec, &mut visited).await {
             self.ctx.metrics.error(error.category());
-            // Somebody changed the Channel meanwhile, or deletes it; the next visit sees what.
+            // The Channel was changed or deleted meanwhile; the next visit sees how.
             if !error.is_mismatch() && !error.is_gone() {
                 warn!(channel = %channel.key, error = %chain(&error), "Failed to change a finalizer; trying again.");
             }
@@ -127,10 +127,10 @@ impl Visits {
         }
         failpoint::reached("route-removed");
         if !channel.is_held() {
-            return Ok(("The finalizers of others are waited for.".to_owned(), None));
+            return Ok(("Waiting for finalizers of other controllers.".to_owned(), None));
         }
         if channel.abandoned {
-            warn!(channel = %key, stream = name, "Channel is let go as its annotation says; its stream is kept.");
+            warn!(channel = %key, stream = name, "Released a Channel by its annotation; its stream is kept.");
         } else if self.definition.look().await.map_err(refused)? == Installed::Leaving {
             info!(channel = %key, stream = name, "The definition of Channels is being deleted: the stream is kept.");
         } else {
@@ -148,7 +148,7 @@ impl Visits {
             Err(error) => return Err(refused(error)),
         };
         failpoint::reached("finalizer-removed");
-        Ok(("The finalizers of others are waited for.".to_owned(), object))
+        Ok(("Waiting for finalizers of other controllers.".to_owned(), object))
     }
 
     /// Clears away what a Channel left that is gone, and says when to come back. `marked` is how long its Route has been
@@ -193,7 +193,7 @@ impl Visits {
             return Ok(());
         }
         if !empty {
-            warn!(channel = %key, stream = name, "A stream that was to go with its Channel outlived it, with events; it is kept.");
+            warn!(channel = %key, stream = name, "A stream with reclaimPolicy Delete outlived its Channel and has events; it is kept.");
         } else if matches!(self.definition.look().await.map_err(refused)?, Installed::Revision(_)) {
             self.ctx.streams.delete(&name).await?;
             info!(channel = %key, stream = name, "Channel is gone: its empty stream is deleted.");

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use crate::apply::chain;
 use crate::metrics::Metrics;
 
-/// A watch ends after so many seconds and begins anew: one on a half-open connection costs no more than that.
+/// A watch ends after so many seconds and begins again: one on a half-open connection costs no more than that.
 const WATCH_SECONDS: u32 = 50;
 
 /// The first pause after a failure; it doubles up to [`LONGEST_PAUSE`].
@@ -62,7 +62,7 @@ where
             let next = match next {
                 Ok(event) => {
                     if trouble.take().is_some() {
-                        info!(what = self.what, "The API server answers again.");
+                        info!(what = self.what, "The API server responds again.");
                     }
                     Told::Event(event)
                 }

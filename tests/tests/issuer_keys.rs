@@ -186,7 +186,7 @@ async fn a_redirect_to_another_address_is_not_followed() {
     let elsewhere = KeyServer::start(Day::keys(&[&key])).await;
     let house = House::open(Day::Redirect(elsewhere.url())).await;
     house.until_read("failed").await;
-    assert_eq!(house.status(&token(&key)).await, 200, "come back later");
+    assert_eq!(house.status(&token(&key)).await, 200, "retry later");
     assert!(house.get(&token(&key)).await.header("content-type").starts_with("text/event-stream"));
     assert_eq!(elsewhere.requests(), 0, "the other address was never asked");
     let output = house.site.gateways[0].process().output();
@@ -230,7 +230,7 @@ async fn keys_are_not_taken_from_a_server_that_nobody_vouches_for() {
         assert_eq!(
             house.get(&token(&key)).await.header("content-type"),
             "text/event-stream; charset=utf-8",
-            "{what}: come back later"
+            "{what}: retry later"
         );
         assert_eq!(house.reads("taken").await, 0.0, "{what}");
         let output = house.site.gateways[0].process().output();
@@ -255,7 +255,7 @@ async fn over_tls_a_redirect_to_another_address_is_not_followed_either() {
         assert_eq!(
             house.get(&token(&key)).await.header("content-type"),
             "text/event-stream; charset=utf-8",
-            "come back later"
+            "retry later"
         );
         let output = house.site.gateways[0].process().output();
         assert!(output.contains("redirects to another place"), "{output}");

@@ -323,7 +323,7 @@ async fn an_api_server_that_is_away_costs_no_event_and_no_subscriber() -> Result
     site.gateways[1].kill9();
     site.gateways[1].launch();
     eventually(PATIENCE, "the restarted gateway has asked in vain", || {
-        std::future::ready(site.gateways[1].process().output().contains("Failed to read the routes"))
+        std::future::ready(site.gateways[1].process().output().contains("Failed to read the Routes"))
     })
     .await;
     eventually(PATIENCE, "only its Routes are missing", || async {

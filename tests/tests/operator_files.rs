@@ -506,7 +506,9 @@ async fn a_subject_is_added_to_the_route_first_and_removed_from_the_stream_first
     assert!(routes(&rig, &after, new) && !routes(&rig, &after, old));
     let started = Instant::now();
     let operator = rig.operator();
-    operator.says("New subjects are stored once every gateway knows them (tidings.test.orders.c.>)").await;
+    operator
+        .says("New subjects are added to the stream once all gateways have the Route (tidings.test.orders.c.>)")
+        .await;
     eventually(PATIENCE, "the subject is stored", || stores(&rig, &after, new)).await;
     assert!(started.elapsed() >= Duration::from_secs(5), "gateways read their directory every five seconds");
     operator.says("test/orders   Programmed   TIDINGS_test_orders   tidings.test.orders.b.>").await;
@@ -694,7 +696,7 @@ async fn a_missing_permission_is_named() {
     let (url, admin) = (rig.nats.url_of("operator"), Port::free());
     let operator = Running { process: rig.program_at(&url, &admin).start(), admin };
     operator.says("test/orders   BrokerPermission").await;
-    operator.says("NATS does not permit the operator to publish to $JS.API.STREAM.CREATE.*").await;
+    operator.says("the operator is not permitted to publish to $JS.API.STREAM.CREATE.*").await;
 }
 
 #[tokio::test]

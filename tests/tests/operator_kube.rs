@@ -123,7 +123,7 @@ async fn what_was_changed_behind_the_operator_s_back_is_set_right() -> Result<()
     let repaired = site.reason(&key, "Programmed", "StreamRepaired").await;
     let programmed = current(&repaired, "Programmed").context("no condition")?;
     assert_eq!(programmed.status, "True");
-    assert!(programmed.message.contains("set right: max_msgs"), "{}", programmed.message);
+    assert!(programmed.message.contains("corrected: max_msgs"), "{}", programmed.message);
     // The stream, deleted: the new one has another epoch, and the status says which.
     let old = site.channel(&key).await?.and_then(|channel| channel.status?.epoch);
     jetstream.delete_stream(format!("TIDINGS_{}_orders", site.tenant)).await?;

@@ -35,7 +35,7 @@ async fn gateways_are_added_fall_behind_and_are_removed() -> Result<()> {
     // One that is ready and has not been heard of does not make it Ready.
     let (first, mut voice) = site.gateway().await?;
     let channel = site.reason(&key, "Ready", "Progressing").await;
-    assert_eq!(ready(&channel).1, "0 of 1 gateways serve the newest route.");
+    assert_eq!(ready(&channel).1, "0 of 1 gateways serve the current Route.");
     voice.follows().await?;
     let channel = site.reason(&key, "Ready", "Serving").await;
     let (status, _, since) = ready(&channel);
@@ -61,7 +61,7 @@ async fn gateways_are_added_fall_behind_and_are_removed() -> Result<()> {
     eventually(PATIENCE, "one of two follows", || async {
         voice.clone().follows().await.ok()?;
         let channel = site.channel(&key).await.ok()??;
-        (ready(&channel).1 == "1 of 2 gateways serve the newest route.").then_some(())
+        (ready(&channel).1 == "1 of 2 gateways serve the current Route.").then_some(())
     })
     .await;
     eventually(PATIENCE, "both follow", || async {
@@ -164,7 +164,7 @@ async fn without_a_service_those_gateways_count_that_are_heard_of() -> Result<()
     let key = site.key("orders");
     site.apply(&key, json!({})).await?;
     let channel = site.reason(&key, "Ready", "Progressing").await;
-    assert_eq!(ready(&channel).1, "0 of 0 gateways serve the newest route.");
+    assert_eq!(ready(&channel).1, "0 of 0 gateways serve the current Route.");
     // One interval of beats later it is known that there is none.
     site.reason(&key, "Ready", "NoGateways").await;
     let (_pod, voice) = site.gateway().await?;

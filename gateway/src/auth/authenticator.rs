@@ -61,7 +61,7 @@ pub struct Errand<'e> {
     pub client: Client,
 }
 
-/// Why nobody is known to have sent the request.
+/// Why the sender of the request is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unknown {
     /// It has no token.
@@ -135,7 +135,7 @@ impl Authority {
         identified
     }
 
-    /// Says why a token is refused, for whoever runs the gateway: what is told of it is its issuer, which anybody may have written.
+    /// Logs why a token is refused, for the administrator. Of the token itself only the issuer is logged, which is not verified.
     fn explain(&self, fault: TokenFault, token: &Secret) {
         if !tracing::enabled!(tracing::Level::DEBUG) {
             return;

@@ -40,14 +40,14 @@ impl Rules {
         self.limits.load_full()
     }
 
-    /// Puts others in force. Whoever calls this wakes the open streams.
+    /// Puts others in force. The caller wakes the open streams.
     pub fn replace(&self, settings: AuthSettings, limits: Quotas) {
         self.settings.store(Arc::new(settings));
         self.limits.store(Arc::new(limits));
         self.changed();
     }
 
-    /// Something that open streams depend on is no longer what it was. Whoever calls this wakes the streams that it concerns.
+    /// Something that open streams depend on is no longer what it was. The caller wakes the streams that it concerns.
     pub fn changed(&self) {
         self.revision.fetch_add(1, Ordering::AcqRel);
     }

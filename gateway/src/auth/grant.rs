@@ -16,7 +16,7 @@ use tidings_crds::topic::TopicFilter;
 
 use crate::auth::claims::{Claims, encoded};
 
-/// What somebody wants to do with a channel.
+/// What a client wants to do with a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Read its events.

@@ -133,7 +133,7 @@ impl Issuer {
             fault("name", "a name is 1 to 63 lower case letters, digits and dashes, as in main");
         }
         if name == KUBERNETES {
-            fault("name", "kubernetes names the identities of the cluster: choose another name");
+            fault("name", "the name kubernetes is reserved for the identities of the cluster: choose another name");
         }
         if issuer.is_empty() {
             fault("issuer", "write what the tokens have as iss");
@@ -161,7 +161,7 @@ impl Issuer {
         let keys = match (jwks, secret) {
             (jwks, None) => {
                 if known.iter().any(shared) {
-                    let message = "HS256, HS384 and HS512 need a secret: with public keys everybody could sign";
+                    let message = "HS256, HS384 and HS512 need a secret: with public keys anyone could sign";
                     fault("algorithms", message);
                 }
                 let jwks = jwks.clone().unwrap_or_default();
@@ -202,7 +202,7 @@ impl JwksDocument {
             Self { url: Some(url), ca_file, file: None } => {
                 let url: Uri = url.parse().map_err(|_| "url: write an address, as in https://id.example/keys")?;
                 if !is_private(&url) {
-                    return Err("url: keys come over https, or whoever is on the way could replace them");
+                    return Err("url: keys must come over https, so that they cannot be replaced on the way");
                 }
                 Ok(KeySource::Url { url, ca: ca_file })
             }
@@ -283,7 +283,7 @@ pub(crate) mod tests {
             ("audience: tidings", "audience: ['']", "audience", "as aud"),
             ("[RS256, ES256]", "[]", "algorithms", "RS256"),
             ("[RS256, ES256]", "[none]", "algorithms", "RS256"),
-            ("[RS256, ES256]", "[RS256, HS256]", "algorithms", "everybody could sign"),
+            ("[RS256, ES256]", "[RS256, HS256]", "algorithms", "anyone could sign"),
             ("jwks: {url: https://id.example/keys}", "secret: {file: /s}", "algorithms", "HS256"),
             ("issuer: https://id.example", "issuer: id.example, secret: {file: /s}", "jwks", "either jwks"),
             ("jwks: {url: https://id.example/keys}", "audienceClaim: ''", "audienceClaim", "as in azp"),

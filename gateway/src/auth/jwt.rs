@@ -48,7 +48,7 @@ closed_set! {
         TooLarge = "too-large",
         /// Not three parts of base64url with JSON objects in them, or with extensions that are not understood.
         Malformed = "malformed",
-        /// Of nobody whose tokens are accepted.
+        /// Its issuer is not in the settings.
         Issuer = "issuer",
         /// Signed with something that its issuer does not use; `none` is never accepted.
         Algorithm = "algorithm",
@@ -62,7 +62,7 @@ closed_set! {
         Subject = "subject",
         /// A claim that the settings require is missing, or has another value.
         Required = "required",
-        /// Made for somebody else.
+        /// Made for another audience.
         Audience = "audience",
         /// Too old.
         Expired = "expired",
@@ -95,7 +95,7 @@ impl Secret {
         Self(token.into())
     }
 
-    /// The token, for whoever checks it.
+    /// The token, to be checked.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -160,7 +160,7 @@ impl<'t> Unverified<'t> {
         time(self.claims.get("exp")?)
     }
 
-    /// The claims, for a token that somebody else has verified.
+    /// The claims of a token that was verified elsewhere.
     pub fn into_claims(self) -> Claims {
         Claims::new(self.claims)
     }
@@ -233,17 +233,17 @@ impl TokenFault {
     pub const fn advice(self) -> &'static str {
         match self {
             Self::TooLarge => "the token is larger than this gateway accepts",
-            Self::Malformed => "the token is not a JSON Web Token as this gateway understands them",
-            Self::Issuer => "the token's issuer is none whose tokens are accepted here",
-            Self::Algorithm => "the token is signed with an algorithm that is not accepted from its issuer",
-            Self::Key => "the token is signed with a key that its issuer does not have",
-            Self::Signature => "the token's signature is not its issuer's",
+            Self::Malformed => "the token is not a valid JSON Web Token",
+            Self::Issuer => "the token's issuer is not trusted",
+            Self::Algorithm => "the token's algorithm is not allowed for its issuer",
+            Self::Key => "the token is signed with a key that its issuer does not publish",
+            Self::Signature => "the token's signature is invalid",
             Self::Claim => "the token lacks exp, or a time in it is not a number",
             Self::Subject => "the token's sub or jti is not a string (RFC 7519, sections 4.1.2 and 4.1.7)",
-            Self::Required => "the token lacks a claim that is required of its issuer's tokens: send an access token",
-            Self::Audience => "the token is made for another audience",
+            Self::Required => "the token lacks a required claim: send an access token",
+            Self::Audience => "the token is for another audience",
             Self::Expired => "the token has expired: get a new one",
-            Self::NotYet => "the token does not count yet",
+            Self::NotYet => "the token is not valid yet",
             Self::Denied => "the token is no longer accepted: get a new one",
         }
     }

@@ -23,7 +23,7 @@ use crate::runtime::file_watch::LOOK;
 pub struct Keyring {
     issuer: Arc<Issuer>,
     ring: Mutex<Ring>,
-    /// Somebody misses a key.
+    /// A token names a key that is not known.
     missed: Notify,
     /// Counts the answers.
     answers: watch::Sender<u64>,
@@ -143,7 +143,7 @@ impl Keyring {
         }
     }
 
-    /// Until somebody misses a key, the keys are old, or a failed attempt can be repeated.
+    /// Until a token names an unknown key, the keys are old, or a failed attempt can be repeated.
     async fn until_due(&self) {
         loop {
             let (pause, failing) = {
@@ -167,9 +167,9 @@ impl Keyring {
                 let (keys, left_out) = (set.len(), set.left_out().to_vec());
                 metrics.keys_read(KeyRead::Taken);
                 if self.answered(Some(set)) {
-                    info!(issuer = &*self.issuer.name, keys, "Took up the keys of an issuer.");
+                    info!(issuer = &*self.issuer.name, keys, "Loaded the keys of an issuer.");
                     for LeftOut { key_id, reason } in left_out {
-                        info!(issuer = &*self.issuer.name, key_id, reason, "Left out a key of an issuer.");
+                        info!(issuer = &*self.issuer.name, key_id, reason, "Ignored a key of an issuer.");
                     }
                 }
             }

@@ -81,7 +81,7 @@ impl TokenMetrics {
         }
     }
 
-    /// A question was not asked: whoever caused it has spent their budget.
+    /// A review was not requested: the client or the identity exceeded its budget.
     pub fn review_limited(&self, what: Review) {
         self.reviews_limited.one(what);
     }
@@ -91,18 +91,18 @@ impl Collector for TokenMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let all = || [(&[][..], self)];
         let e = &mut encoder;
-        write(e, ("tokens_accepted", "", "Requests with a good token"), all(), |t| &t.tokens_accepted)?;
-        let help = "Requests with a token that is not good";
+        write(e, ("tokens_accepted", "", "Requests with a valid token"), all(), |t| &t.tokens_accepted)?;
+        let help = "Requests with an invalid token";
         write(e, ("tokens_refused", "reason", help), all(), |t| &t.tokens_refused)?;
-        let help = "Requests with a token that could not be checked: its issuer's keys, or the cluster, are away";
+        let help = "Requests whose token could not be verified because its issuer's keys or the Kubernetes API server are unavailable";
         write(e, ("tokens_unchecked", "", help), all(), |t| &t.tokens_unchecked)?;
-        let help = "Looks at the keys of an issuer, of which the last good ones stay in force";
+        let help = "JWKS refreshes by outcome; a failed refresh keeps the last good keys";
         write(e, ("issuer_key_reads", "outcome", help), all(), |t| &t.key_reads)?;
-        let help = "Questions to the Kubernetes API server about identities";
+        let help = "Reviews requested from the Kubernetes API server";
         write(e, ("reviews", "kind", help), all(), |t| &t.reviews)?;
-        let help = "Questions to the Kubernetes API server without an answer";
+        let help = "Reviews that the Kubernetes API server did not answer";
         write(e, ("reviews_failed", "kind", help), all(), |t| &t.reviews_failed)?;
-        let help = "Questions that were not put to the Kubernetes API server, because a client or an identity has spent its budget";
+        let help = "Reviews that were not requested because a client or an identity exceeded its budget";
         write(e, ("reviews_limited", "kind", help), all(), |t| &t.reviews_limited)
     }
 }

@@ -12,7 +12,7 @@ use crate::auth::grant::{Action, expanded, without_claims};
 use crate::auth::issuer::KUBERNETES;
 use crate::auth::principal::Caller;
 
-/// Whether everybody may, so that nobody's token is looked at.
+/// Whether the channel is public for this, so that no token is looked at.
 pub fn is_public(route: &Route, action: Action) -> bool {
     direction(route, action).mode == AccessMode::Public
 }

@@ -1,7 +1,7 @@
 //! How many questions to the API server one address and one identity may cause. Pure.
 //!
 //! Three counts, each within `SPELL`: the questions that an address causes, those that an identity causes, and the tokens
-//! of an address that turned out to be nobody's. The last is far lower: anybody can make a text that looks like a token of the
+//! of an address that turned out to belong to no identity. The last is far lower: anyone can make a text that looks like a token of the
 //! cluster, and only the API server can tell. What is beyond is not asked until the spell is over; answers that are known
 //! already count as before.
 
@@ -16,7 +16,7 @@ use crate::limits::client::Client;
 pub struct ReviewBudget {
     addresses: Spells<Client>,
     identities: Spells<u128>,
-    /// Tokens of nobody, by the address that brought them.
+    /// Tokens that belong to no identity, by the address that sent them.
     strangers: Spells<Client>,
 }
 
@@ -36,7 +36,7 @@ struct Spell {
 /// How long a count lasts, from its first event on.
 const SPELL: Duration = Duration::from_secs(30);
 
-/// So many tokens may turn out to be nobody's: clients that have been offline come back with expired and revoked ones, many from
+/// So many tokens may turn out to belong to no identity: clients that have been offline come back with expired and revoked ones, many from
 /// behind one address. At 3 ms an answer they occupy one of the places for 300 ms in half a minute. Fewer would let anybody behind
 /// an address keep the others out at no cost.
 const STRANGERS: u32 = 100;
@@ -71,7 +71,7 @@ impl ReviewBudget {
             && self.addresses.spend(client, now)
     }
 
-    /// A token that this address has brought was nobody's.
+    /// A token that this address has sent belongs to no identity.
     pub fn stranger(&mut self, client: Client, now: Instant) {
         self.strangers.spend(client, now);
     }

@@ -39,7 +39,7 @@ pub struct Reviews {
     permits: Semaphore,
     /// Whether the last question had no answer.
     failing: AtomicBool,
-    /// Channels on which somebody's right has changed.
+    /// Channels on which a right has changed.
     changed: Mutex<HashSet<String>>,
     news: Notify,
 }
@@ -89,7 +89,7 @@ impl Reviews {
         }
     }
 
-    /// Whose token it is, that this client has brought; `None` if it is nobody's. A client that has spent its budget gets no answer
+    /// Whose token it is, that this client has brought; `None` if it belongs to no identity. A client that has spent its budget gets no answer
     /// about a token that is not known.
     pub async fn identity(&self, token: &Secret, audiences: &[String], client: Client) -> Result<Known, Away> {
         if self.table.lock().known_identity(&hash(token)).is_none()
@@ -101,7 +101,7 @@ impl Reviews {
         self.identity_within(token, audiences, GOOD_FOR, Cause::Token(client)).await
     }
 
-    /// Whether the bearer of a token, which expires at `until`, may do that. The verdict is kept up to date for as long as somebody
+    /// Whether the bearer of a token, which expires at `until`, may do that. The verdict is kept up to date for as long as a stream
     /// holds it.
     pub async fn verdict(
         &self,
@@ -261,7 +261,7 @@ impl Reviews {
                 warn!(
                     error,
                     review = what.as_str(),
-                    "The API server does not say who may do what; nobody new is let in."
+                    "The API server does not answer reviews; no new streams are admitted with Kubernetes tokens."
                 );
             }
             Away
@@ -279,7 +279,7 @@ impl Reviews {
     /// The answer repeats the question, token and all: of it nothing but its kind of fault may be told.
     async fn post<Q: Serialize + DeserializeOwned>(&self, path: &str, question: &Q) -> Result<Q, String> {
         let client = self.client.get_or_try_init(kube::Client::try_default).await.map_err(|error| {
-            warn!(%error, "Failed to find the cluster whose identities are to be accepted.");
+            warn!(%error, "Failed to find the Kubernetes API server for token reviews.");
             "no cluster".to_owned()
         })?;
         let body = serde_json::to_vec(question).map_err(|_| "no question".to_owned())?;

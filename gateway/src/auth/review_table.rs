@@ -1,7 +1,7 @@
 //! What the API server has said about tokens and rights, for how long that counts, and what is to be asked again. Pure.
 //!
 //! An answer counts for [`GOOD_FOR`] for newcomers. It is asked for again only as long as an open stream holds the verdict, and
-//! never after the token has expired; whatever nobody holds is forgotten with its answer. Both caches have a bound in bytes.
+//! never after the token has expired; a verdict that no stream holds is forgotten with its answer. Both caches have a bound in bytes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -153,7 +153,7 @@ impl Question {
 // === impl Right ===
 
 impl Right {
-    /// Whether somebody has the verdict, as an open stream does.
+    /// Whether the verdict is held, as by an open stream.
     pub fn is_held(&self) -> bool {
         Arc::strong_count(&self.verdict) > 1
     }

@@ -26,7 +26,7 @@ pub struct Identity {
     extra: BTreeMap<String, Vec<String>>,
 }
 
-/// Refuses without asking what cannot be good: the API server is not to be asked about every text that somebody sends.
+/// Refuses without asking what cannot be good: the API server is not to be asked about every text that a client sends.
 pub fn plausible(unverified: &Unverified<'_>, audiences: &[String], now: SystemTime) -> Result<SystemTime, TokenFault> {
     let until = unverified.expires().ok_or(TokenFault::Claim)?;
     if !unverified.is_for(audiences) {

@@ -62,7 +62,7 @@ pub struct Reading<'b> {
 /// Which stream is read, and how.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// Tells channels apart, and the same channel opened anew.
+    /// Tells channels apart, and the same channel opened again.
     pub channel: u64,
     /// Tells apart what was read before and after the stream went back in time.
     pub generation: u32,
@@ -168,7 +168,7 @@ impl Backfill {
         }
     }
 
-    /// Waits for its turn to ask NATS something for a subscriber; whoever holds what it gives back takes part in the limit.
+    /// Waits for its turn to ask NATS something for a subscriber; the value that it returns counts against the limit until it is dropped.
     pub async fn begin(&self) -> Reading<'_> {
         let pass = match self.gate.try_enter() {
             Some(pass) => pass,

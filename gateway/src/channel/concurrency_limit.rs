@@ -33,7 +33,7 @@ impl Gate {
         Self { permits: Semaphore::new(most), size: Mutex::new(Size { most, permits: most }) }
     }
 
-    /// Lets so many in from now on. Nobody is sent out.
+    /// Lets so many in from now on. Those inside stay.
     pub fn set(&self, most: usize) {
         let mut size = self.size.lock();
         size.most = most;

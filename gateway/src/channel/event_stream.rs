@@ -1,4 +1,4 @@
-//! One open stream, whoever carries its bytes: what is to be written next, and when it has to be looked at again. No io.
+//! One open stream, independent of what carries its bytes: what is to be written next, and when it has to be looked at again. No io.
 //!
 //! Two carriers ask: [`crate::delivery::h2_body`], a streaming body for hyper, and [`crate::delivery::shard`], which owns sockets. A
 //! carrier takes a [`Stream::turn`] whenever it can write and something may have changed, and one no later than [`Stream::due`].

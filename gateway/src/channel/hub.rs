@@ -335,7 +335,10 @@ impl Hub {
     async fn watch(self, channel: Arc<LiveChannel>, relay: impl Future<Output = ()>) {
         let panicked = AssertUnwindSafe(relay).catch_unwind().await.is_err();
         if panicked || !channel.stop.is_cancelled() {
-            tracing::error!(channel = channel.key, "The relay died; its streams end and come back.");
+            tracing::error!(
+                channel = channel.key,
+                "The relay of a channel failed; ending its streams so that clients reconnect."
+            );
             self.inner.channels.lock().retain(|_, open| open.id != channel.id);
             channel.end(EndReason::BrokerUnavailable);
         }
@@ -432,9 +435,9 @@ mod tests {
     #[tokio::test]
     async fn what_the_gateway_cannot_do_without_is_among_the_core_tasks() {
         let hub = hub();
-        let keeper = "the keeper of a NATS connection";
+        let keeper = "a NATS connection";
         let expected =
-            [keeper, keeper, keeper, keeper, "the watch over the NATS connections", "the sweep of idle channels"];
+            [keeper, keeper, keeper, keeper, "the monitor of the NATS connections", "the sweep of idle channels"];
         assert_eq!(hub.inner.broker.tasks().running(), expected);
         hub.close().await;
         assert_eq!(hub.inner.broker.tasks().running(), Vec::<&str>::new());

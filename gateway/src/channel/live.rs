@@ -32,7 +32,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// One channel with subscribers here.
 #[derive(Debug)]
 pub struct LiveChannel {
-    /// Tells it apart from the same channel opened anew.
+    /// Tells it apart from the same channel opened again.
     pub id: u64,
     /// `namespace/name`.
     pub key: String,
@@ -78,7 +78,7 @@ pub struct Share {
 /// What a channel is made of.
 #[derive(Debug)]
 pub struct Parts {
-    /// Tells it apart from the same channel opened anew.
+    /// Tells it apart from the same channel opened again.
     pub id: u64,
     /// What it serves.
     pub route: Arc<Route>,
@@ -135,7 +135,7 @@ impl LiveChannel {
     /// Puts another version of the Route in force.
     pub fn set_route(&self, route: Arc<Route>) {
         self.route.store(route);
-        // Behind the store: whoever sees the new version sees the new Route.
+        // After the store: a reader that sees the new version also sees the new Route.
         self.version.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -236,7 +236,7 @@ impl LiveChannel {
         self.look.notify_one();
     }
 
-    /// Waits for somebody to call [`LiveChannel::look`].
+    /// Waits for a call of [`LiveChannel::look`].
     pub async fn asked_to_look(&self) {
         self.look.notified().await;
     }
@@ -306,7 +306,7 @@ impl LiveChannel {
         self.subscribers.load(Ordering::Acquire)
     }
 
-    /// How long nobody has been here; `None` while somebody is.
+    /// How long there have been no subscribers; `None` while there are some.
     pub fn idle_for(&self, now: Instant) -> Option<Duration> {
         (self.subscribers() == 0).then(|| now.saturating_duration_since(*self.idle_since.lock()))
     }

@@ -100,7 +100,10 @@ async fn durable(channel: &Arc<LiveChannel>, broker: &Broker, reader: &Reader, l
             held.compare(channel, &machine);
             if malformed && !apart {
                 // The next one like it shall cost nobody else a reconnect.
-                tracing::warn!(channel = channel.key, "Malformed headers: the channel gets a connection of its own.");
+                tracing::warn!(
+                    channel = channel.key,
+                    "Malformed headers broke the connection; the channel gets a connection of its own."
+                );
                 link = broker.apart(&channel.key, channel.stop.child_token());
                 apart = true;
                 break;
@@ -149,7 +152,7 @@ impl Held {
         let holds = machine.held().is_some();
         if holds && !std::mem::replace(&mut self.0, holds) {
             channel.metrics.hole();
-            tracing::warn!(channel = channel.key, "A message waits for the Route that has its subject.");
+            tracing::warn!(channel = channel.key, "Holding a message until the Route contains its subject.");
         }
         self.0 = holds;
     }
@@ -263,12 +266,16 @@ fn carry_out(channel: &LiveChannel, steps: impl ExactSizeIterator<Item = Step>) 
                 tracing::warn!(
                     channel = channel.key,
                     sequence = to.sequence,
-                    "Removed before it was seen: a gap for all."
+                    "Messages were removed before they were read; reporting a gap to all subscribers."
                 );
                 Change::Append(lost(to))
             }
             Step::Jump(head) => {
-                tracing::warn!(channel = channel.key, sequence = head.sequence, "Too far behind: going on at the end.");
+                tracing::warn!(
+                    channel = channel.key,
+                    sequence = head.sequence,
+                    "Too far behind the stream; continuing at its end."
+                );
                 Change::Jump(head)
             }
             Step::Reset { epoch: new, head, first } => {

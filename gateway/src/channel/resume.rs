@@ -210,7 +210,7 @@ async fn resume(channel: &Arc<LiveChannel>, position: Position, only: Option<&To
                     return Ok(here);
                 }
             }
-            // The stream was made anew after the position was told: there is no doubt about that.
+            // The stream was made again after the position was told: there is no doubt about that.
             (Located::OtherEpoch, _) if position.epoch < epoch => {}
             // Another gateway may know more than this one.
             (Located::OtherEpoch | Located::OtherStamp | Located::Ahead, None) => {

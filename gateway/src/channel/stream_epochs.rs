@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(posted(&epochs, info(1, 0), 1, info(1, 1)).await, Some(Epoch::from_nanos(1)));
         // Known by now: nobody asks before.
         assert_eq!(posted(&epochs, None, 2, info(1, 2)).await, Some(Epoch::from_nanos(1)));
-        // Made again in between, whoever acknowledged.
+        // Made again in between, whichever stream acknowledged.
         assert_eq!(posted(&epochs, None, 1, info(2, 1)).await, None);
         assert_eq!(posted(&epochs, None, 2, info(2, 2)).await, Some(Epoch::from_nanos(2)));
         // What does not have the sequence did not acknowledge it.

@@ -1,6 +1,6 @@
 //! One subscriber: what it is sent next, from a snapshot, the stream behind the Log, or the Log. No io.
 //!
-//! Whoever sends its bytes (a driver: [`super::event_stream`]) owes it three things, or a stream outlives the right to it:
+//! The task that sends its bytes (a driver: [`super::event_stream`]) owes it three things, or a stream outlives the right to it:
 //!
 //! 1. [`Subscriber::check`] before every [`Subscriber::next`], also while it waits for the stream behind the Log, and an
 //!    end of the stream with the reason that it gives;

@@ -25,91 +25,91 @@ use crate::server::tls::TlsFiles;
 pub struct Arguments {
     #[command(flatten)]
     nats: NatsArguments,
-    /// Where subscribers connect to
+    /// Address of the public port, where subscribers connect
     #[arg(long, env = "TIDINGS_LISTEN", value_name = "ADDR", default_value = ":8080")]
     listen: Listen,
-    /// The certificate (PEM) that subscribers are shown, with those between it and a root; makes --listen speak TLS
+    /// TLS certificate chain (PEM) of the public port; enables TLS on --listen
     #[arg(long, env = "TIDINGS_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// The private key (PEM) of --tls-cert
+    /// Private key (PEM) of --tls-cert
     #[arg(long, env = "TIDINGS_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Authorities (PEM); every client then needs a certificate of one of them
+    /// Certificate authorities (PEM) of client certificates; makes client certificates mandatory
     #[arg(long, env = "TIDINGS_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
-    /// Where /livez, /readyz and /metrics are served; not for the public
+    /// Address of the admin port with /livez, /readyz and /metrics; keep it private
     #[arg(long, env = "TIDINGS_ADMIN", value_name = "ADDR", default_value = ":9090")]
     admin: Listen,
-    /// The directory that the operator writes Route files into
+    /// Directory of Route files, written by the operator
     #[arg(long, env = "TIDINGS_ROUTES", value_name = "DIR")]
     routes: Option<PathBuf>,
-    /// Without a directory: the namespace of the cluster that the operator writes Routes into, its own
+    /// Read Routes from the ConfigMaps of this namespace: the namespace of the installation
     #[arg(long, env = "TIDINGS_NAMESPACE", value_name = "NAME", value_parser = namespace)]
     namespace: Option<String>,
-    /// With --namespace: the name of this installation there
+    /// With --namespace: name of the installation (the Helm release)
     #[arg(long, env = "TIDINGS_RELEASE", value_name = "NAME", default_value = "tidings", value_parser = release)]
     release: String,
-    /// With --namespace: the name of this pod, for the operator [default: the host's]
+    /// With --namespace: name of this pod, reported to the operator [default: the host name]
     #[arg(long, env = "TIDINGS_POD_NAME", value_name = "NAME", value_parser = pod)]
     pod_name: Option<String>,
-    /// With --namespace: the uid of this pod, by which the operator knows it [default: a random one]
+    /// With --namespace: uid of this pod, by which the operator identifies it [default: a random one]
     #[arg(long, env = "TIDINGS_POD_UID", value_name = "UID", value_parser = pod)]
     pod_uid: Option<String>,
-    /// The settings that are lists: issuers of tokens, the deny list, limits
+    /// Settings file (YAML): issuers of tokens, deny list, limits
     #[arg(long, env = "TIDINGS_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Serve a small demo page at /
     #[arg(long, env = "TIDINGS_DEMO")]
     demo: bool,
-    /// How long to go on serving after SIGTERM, while load balancers take this gateway off their lists
+    /// Time to keep serving after SIGTERM, so that load balancers can deregister the gateway
     #[arg(long, env = "TIDINGS_DRAIN_DELAY", value_name = "TIME", default_value = "5s", value_parser = units::duration)]
     drain_delay: Duration,
-    /// Over which time the open streams then end, evenly
+    /// Time over which the open streams are then ended, evenly spread
     #[arg(long, env = "TIDINGS_DRAIN_WINDOW", value_name = "TIME", default_value = "20s", value_parser = units::duration)]
     drain_window: Duration,
-    /// Open connections at most [default: what the open-file limit and the memory limit allow, less a reserve]
+    /// Maximum number of open connections [default: derived from the open-file limit and the memory limit]
     #[arg(long, env = "TIDINGS_MAX_CONNECTIONS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: Option<u32>,
-    /// Open connections of one address (IPv6: one /64) at most, trusted proxies excepted; 0 is no limit
-    /// [default: half of all; connections from this machine are not counted then]
+    /// Maximum number of open connections per address (IPv6: per /64), except of trusted proxies; 0 is no limit
+    /// [default: half of --max-connections; connections from this machine are not counted then]
     #[arg(long, env = "TIDINGS_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N")]
     max_connections_per_address: Option<u32>,
-    /// Open streams at most, over all channels [default: no limit but that of the connections]
+    /// Maximum number of open event streams, over all channels [default: limited by connections alone]
     #[arg(long, env = "TIDINGS_MAX_SUBSCRIBERS", value_name = "N")]
     max_subscribers: Option<u64>,
-    /// How long a new connection may take for its first request head, and the TLS handshake before it
+    /// Time limit for the first request head of a connection, including the TLS handshake
     #[arg(long, env = "TIDINGS_HEADER_TIMEOUT", value_name = "TIME", default_value = "10s")]
     #[arg(value_parser = units::duration)]
     header_timeout: Duration,
-    /// How long a connection may wait between two requests; longer than your load balancer keeps idle connections
+    /// Time after which a connection without requests is closed; set it above your load balancer's idle timeout
     #[arg(long, env = "TIDINGS_IDLE_TIMEOUT", value_name = "TIME", default_value = "90s", value_parser = units::duration)]
     idle_timeout: Duration,
-    /// How long a client may not answer on the level of TCP before it counts as gone
+    /// Time after which a client that does not answer at TCP level is considered gone
     #[arg(long, env = "TIDINGS_PEER_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = peer_timeout)]
     peer_timeout: Duration,
-    /// How long a subscriber may take nothing of what waits for it
+    /// Time after which a subscriber that reads nothing of what is pending is disconnected
     #[arg(long, env = "TIDINGS_WRITE_TIMEOUT", value_name = "TIME", default_value = "45s", value_parser = units::duration)]
     write_timeout: Duration,
-    /// How long the body of a POST may take
+    /// Time limit for the body of a POST
     #[arg(long, env = "TIDINGS_BODY_TIMEOUT", value_name = "TIME", default_value = "15s", value_parser = units::duration)]
     body_timeout: Duration,
-    /// The largest request head
+    /// Maximum size of a request head
     #[arg(long, env = "TIDINGS_MAX_HEADER_BYTES", value_name = "SIZE", default_value = "32Ki")]
     #[arg(value_parser = header_bytes)]
     max_header_bytes: u32,
-    /// The largest POST; a channel's maxEventBytes can only be smaller
+    /// Maximum size of a POST body; a channel's maxEventBytes can only be lower
     #[arg(long, env = "TIDINGS_MAX_PUBLISH_BYTES", value_name = "SIZE", default_value = "1Mi", value_parser = units::bytes)]
     max_publish_bytes: u64,
-    /// Whose word about a client's address to believe: addresses and networks, separated by commas
+    /// Trusted proxies (IP addresses or CIDRs, comma-separated): their forwarded header names the client
     #[arg(long, env = "TIDINGS_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',')]
     trusted_proxies: Vec<Network>,
-    /// Which header these write; the other one is never looked at
+    /// Header that the trusted proxies write; the other one is ignored
     #[arg(long, env = "TIDINGS_FORWARDED_HEADER", value_name = "NAME", default_value = "x-forwarded-for")]
     forwarded_header: ForwardedHeader,
-    /// How many channels get a label of their own in the metrics; 0 leaves the label out
+    /// Maximum number of channels with a label of their own in the metrics; 0 omits the label
     #[arg(long, env = "TIDINGS_METRICS_CHANNELS", value_name = "N", default_value_t = 200)]
     metrics_channels: usize,
-    /// What to log: error, warn, info, debug or trace, also per module as in info,tidings_gateway=debug
+    /// Log filter: error, warn, info, debug or trace, also per module as in info,tidings_gateway=debug
     #[arg(
         long,
         env = "TIDINGS_LOG",
@@ -117,7 +117,7 @@ pub struct Arguments {
         default_value = "info,async_nats=warn,h2=error,kube_client=off,kube_runtime=off"
     )]
     log: String,
-    /// How to log
+    /// Log format
     #[arg(long, env = "TIDINGS_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
 }
@@ -125,7 +125,7 @@ pub struct Arguments {
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     Text,
     /// One JSON object a line.
     Json,
@@ -210,7 +210,7 @@ impl Source {
     }
 }
 
-/// Which pod this is, if somebody says so.
+/// Which pod this is, if the command line says so.
 struct Pod {
     name: Option<String>,
     uid: Option<String>,

@@ -60,7 +60,7 @@ impl SettingsFile {
                         authority.update();
                         hub.recheck(None);
                         metrics.settings_changed(SettingsChange::Applied);
-                        info!(file = %self.file.path().display(), "Took up the settings.");
+                        info!(file = %self.file.path().display(), "Applied the settings.");
                     }
                 }
                 Err(fault) => {

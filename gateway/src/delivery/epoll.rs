@@ -4,7 +4,7 @@
 //!
 //! Sockets are registered edge-triggered. The runtime's epoll is told of changes only, and Linux (seen on 6.18) tells it of
 //! none when something happens to a level-triggered socket that the inner one still has on its list: a slow reader would
-//! never be written to again. Every change of interest looks at the socket anew, so nothing is lost between.
+//! never be written to again. Every change of interest looks at the socket again, so nothing is lost between.
 
 use std::io;
 use std::mem::MaybeUninit;

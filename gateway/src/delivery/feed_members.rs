@@ -1,7 +1,7 @@
 //! The rolls of a shard: who subscribes to which feed, and how far the sweep over each has come.
 //!
 //! A channel wakes a roll once, however many it lists. A sweep is a circle: what is published while it goes on only makes it
-//! longer, and whoever comes or leaves meanwhile takes nobody's turn.
+//! longer, and those who come or leave meanwhile do not take the turn of others.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub struct Rolls {
     rolls: Vec<Option<Roll>>,
     free: Vec<RollId>,
     by_feed: HashMap<(u64, FeedId), RollId>,
-    /// Rolls with somebody left to visit.
+    /// Rolls with members left to visit.
     sweeps: VecDeque<RollId>,
 }
 
@@ -142,7 +142,7 @@ impl Rolls {
                 roll.at += 1;
             }
             roll.left -= count;
-            // Nobody but this sweep goes on with it.
+            // Only this sweep goes on with it.
             if roll.left > 0 {
                 self.sweeps.push_back(id);
             }

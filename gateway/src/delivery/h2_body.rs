@@ -84,7 +84,7 @@ impl EventStream {
     /// Ready when it is time to look again.
     fn rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let due = self.stream.due().into();
-        // A timer that goes off too early is set anew then: not at every event.
+        // A timer that goes off too early is set again then: not at every event.
         if self.timer.deadline() > due {
             self.timer.as_mut().reset(due);
         }

@@ -1,4 +1,4 @@
-//! How a socket leaves hyper. An HTTP/1.1 connection offers itself with each request; whoever opens an event stream may
+//! How a socket leaves hyper. An HTTP/1.1 connection offers itself with each request; the request that opens an event stream may
 //! take the offer up, and answers with the head alone. The connection is then taken apart instead of written to: what it
 //! was to write is [`Handed`] on with its socket.
 //!
@@ -32,7 +32,7 @@ struct State {
     blocked: AtomicBool,
 }
 
-/// A stream on its way to whoever will write it.
+/// A stream on its way to the task that will write it.
 #[derive(Debug)]
 pub struct Handed {
     /// The stream.

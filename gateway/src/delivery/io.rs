@@ -58,7 +58,7 @@ pub struct Arrival<S, H> {
     pub hold: H,
 }
 
-/// Who came, told apart from whoever had the place before.
+/// Which guest this is, as opposed to earlier ones at the same place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ticket {
     /// Its place in the shard.

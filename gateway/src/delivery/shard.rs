@@ -3,7 +3,7 @@
 //!
 //! All of a shard's subscribers in one feed are on one [roll](super::feed_members). The channel wakes a roll once, however many it
 //! lists, and the shard **sweeps** it: some hundred sockets a slice, then everybody else has a turn, then on from where it
-//! stopped. Whoever is still to come gets all that was published meanwhile in one write. What each is sent is decided in
+//! stopped. A socket that is reached later gets all that was published meanwhile in one write. What each is sent is decided in
 //! [`crate::channel::event_stream`].
 
 use std::collections::VecDeque;
@@ -455,7 +455,7 @@ impl<O: Outside> Shard<O> {
     }
 }
 
-/// Whoever has this ticket, if it is still here.
+/// The guest with this ticket, if it is still here.
 fn at<O: Outside>(places: &mut [Option<Guest<O>>], ticket: Ticket) -> Option<&mut Guest<O>> {
     places.get_mut(ticket.place as usize)?.as_mut().filter(|guest| guest.generation == ticket.generation)
 }

@@ -457,7 +457,7 @@ fn a_reader_that_takes_nothing_for_too_long_ends_as_slow_and_one_that_takes_a_li
         world.client(trickling).backlog -= 1;
     }
     assert_eq!(world.shard.guests(), 2, "it reads, if slowly");
-    // Once it has room, all counts anew.
+    // Once it has room, all counts again.
     world.give_room(trickling, usize::MAX);
     world.settle();
     assert!(world.received(trickling).starts_with("head|<1>"), "{}", world.received(trickling));

@@ -87,7 +87,7 @@ async fn drive(mut shard: Shard<Kernel>) {
             if !shard.turn(now) {
                 break;
             }
-            // Whoever else has something to do on this core does it now: new connections first of all.
+            // Other tasks of this core run now, new connections first of all.
             yield_now().await;
             shard.outside().poll(&mut events);
         }

@@ -87,7 +87,7 @@ impl Service {
         info!(subject = %format!("{NAME}.{ENDPOINT}"), "Registered as a NATS service.");
         while let Some(request) = requests.next().await {
             let status = serde_json::to_vec(&self.status())?;
-            // Whoever asked has gone, or may not be answered: nothing to us.
+            // The client has gone, or may not be answered: no matter.
             let _ = timeout(REQUEST, request.respond(Ok(status.into()))).await;
         }
         service.stop().await

@@ -1,6 +1,6 @@
 //! When a beat is due, and what it says: pure, told what changes and what time it is. [`crate::heartbeat::sender`] sends it.
 //!
-//! - Nothing is said before all Routes have been read: whoever beats is expected to serve.
+//! - Nothing is said before all Routes have been read: a gateway that sends beats is expected to serve.
 //! - A full beat every [`INTERVAL`], and at once when NATS is back: beats said meanwhile reached nobody.
 //! - A partial one after a change: at once, but no sooner than [`SPACING`] after the last beat. What changes meanwhile goes along.
 
@@ -56,7 +56,7 @@ impl Beats {
         Some(if self.changed.is_empty() { full } else { full.min(earliest) })
     }
 
-    /// The beat that is due, and its number. Whoever takes it sends it.
+    /// The beat that is due, and its number. The caller sends it.
     pub fn take(&mut self, now: Instant) -> Option<(u64, Scope)> {
         if self.due().is_none_or(|due| due > now) {
             return None;

@@ -82,7 +82,7 @@ impl Pulse {
             match sent {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return warn!(%error, "Failed to send a beat."),
-                Err(_) => return warn!("NATS does not take a beat in time."),
+                Err(_) => return warn!("Timed out sending a beat to NATS."),
             }
         }
     }

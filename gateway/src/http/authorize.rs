@@ -28,7 +28,7 @@ pub struct Subscription {
     pub granted: TopicSet,
     /// What it gets: both.
     pub topics: TopicSet,
-    /// Who asks, where not everybody may.
+    /// Who asks; `None` where the channel is public.
     pub caller: Option<Caller>,
     /// The rules by which all this was decided.
     pub revision: u64,
@@ -42,17 +42,17 @@ pub struct Subscription {
 pub struct Publishing {
     /// Everything but the data.
     pub posted: Posted,
-    /// Who publishes, where not everybody may.
+    /// Who publishes; `None` where the channel is public.
     pub caller: Option<Caller>,
     /// The channel.
     pub served: Arc<Served>,
 }
 
 /// What is said while tokens cannot be checked.
-const UNCHECKED: &str = "tokens cannot be checked now: come back later";
+const UNCHECKED: &str = "tokens cannot be verified at the moment: retry later";
 
 /// What is said before the Routes were read.
-const STARTED: &str = "this gateway has just started: come back later";
+const STARTED: &str = "this gateway is starting: retry later";
 
 impl App {
     /// The subscription that a request is entitled to, or the answer to it.
@@ -97,7 +97,7 @@ impl App {
         Ok(Publishing { posted, caller, served })
     }
 
-    /// Who sent the request; nobody in particular, where everybody may. Until here nothing has depended on whether the
+    /// Who sent the request; `None` where the channel is public. Until here nothing has depended on whether the
     /// channel exists, and nothing in here does but that a public one asks for nothing.
     async fn caller(&self, call: &Call<'_>, known: Option<&Served>, action: Action) -> Result<Option<Caller>, Unknown> {
         if known.is_some_and(|served| policy::is_public(&served.route, action)) {
@@ -127,7 +127,7 @@ impl App {
     }
 }
 
-/// The answer to a request that nobody is known to have sent.
+/// The answer to a request whose sender is not known.
 fn refusal(unknown: Unknown) -> Problem {
     match unknown {
         Unknown::NoToken => Problem::unauthorized(),
@@ -136,12 +136,12 @@ fn refusal(unknown: Unknown) -> Problem {
     }
 }
 
-/// The answer to a request that is not granted. Nobody in particular sends one to a channel that is public, or was a moment
-/// ago, for topics that it does not open.
+/// The answer to a request that is not granted. Without a caller, the channel is public or was a moment ago, but
+/// the topics are not.
 fn not_granted(caller: Option<&Caller>, action: Action) -> Problem {
     match (caller, action) {
         (Some(_), _) => Problem::not_granted(),
-        (None, Action::Subscribe) => Problem::not_found("the channel grants none of these topics to everybody"),
-        (None, Action::Publish) => Problem::not_found("the channel does not let everybody publish to this topic"),
+        (None, Action::Subscribe) => Problem::not_found("these topics of the channel are not public"),
+        (None, Action::Publish) => Problem::not_found("publishing to this topic of the channel is not public"),
     }
 }

@@ -22,9 +22,7 @@ pub fn check(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Pro
         return if old { Ok(()) } else { Err(Problem::invalid("the header Host is missing")) };
     }
     if host.is_none() && version == Version::HTTP_11 {
-        return Err(Problem::invalid(
-            "the header Host is missing: HTTP/1.1 demands it beside an absolute address as well",
-        ));
+        return Err(Problem::invalid("the header Host is missing: HTTP/1.1 requires it with an absolute URI too"));
     }
     let host = host.map(|host| host.as_bytes());
     for given in [authority, host].into_iter().flatten() {

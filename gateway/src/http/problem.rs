@@ -83,18 +83,18 @@ impl ProblemKind {
 
     fn title(self) -> &'static str {
         match self {
-            Self::InvalidRequest => "The request is not valid",
-            Self::Unauthorized => "A token is needed",
+            Self::InvalidRequest => "Invalid request",
+            Self::Unauthorized => "Authentication required",
             Self::NotFound => "Not found",
-            Self::MethodNotAllowed => "The method is not allowed here",
-            Self::BodyTimeout => "The body did not arrive in time",
-            Self::TooLarge => "The publication is too large",
-            Self::UnsupportedEncoding => "The body is encoded",
-            Self::UriTooLong => "The address is too long",
+            Self::MethodNotAllowed => "Method not allowed",
+            Self::BodyTimeout => "Request body timed out",
+            Self::TooLarge => "Publication too large",
+            Self::UnsupportedEncoding => "Content encoding not supported",
+            Self::UriTooLong => "URI too long",
             Self::TooManyRequests => "Too many requests",
-            Self::Refused => "NATS refused the publication",
-            Self::Unavailable => "Not available now",
-            Self::StorageFull => "NATS has no room for the publication",
+            Self::Refused => "NATS rejected the publication",
+            Self::Unavailable => "Temporarily unavailable",
+            Self::StorageFull => "NATS storage is full",
             Self::NoAcknowledgement => "NATS did not acknowledge in time",
         }
     }
@@ -113,24 +113,22 @@ impl Problem {
         Self::new(ProblemKind::InvalidRequest, detail)
     }
 
-    /// The one answer to everybody who shows no token, whether the channel exists or not: it tells nothing apart.
+    /// The only answer to requests without a token, whether the channel exists or not.
     pub fn unauthorized() -> Self {
-        let detail = "no channel of this name allows this to everybody: check the address, or send a token";
+        let detail = "authentication required: check the URL or send a token";
         Self::new(ProblemKind::Unauthorized, detail)
             .with(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Bearer realm="tidings""#))
     }
 
-    /// The answer to everybody who shows a token that is not good, whether the channel exists or not (RFC 6750, section 3).
+    /// The answer to requests with an invalid token, whether the channel exists or not (RFC 6750, section 3).
     pub fn bad_token(fault: TokenFault) -> Self {
         let challenge = HeaderValue::from_static(r#"Bearer realm="tidings", error="invalid_token""#);
         Self::new(ProblemKind::Unauthorized, fault.advice()).with(WWW_AUTHENTICATE, challenge)
     }
 
-    /// The one answer to everybody who shows a good token that gives nothing here, whether the channel exists or not.
+    /// The only answer to requests whose valid token grants nothing here, whether the channel exists or not.
     pub fn not_granted() -> Self {
-        Self::not_found(
-            "there is no such channel, or it grants your token nothing that you ask for from where it stands",
-        )
+        Self::not_found("no such channel, or this token does not grant access to it")
     }
 
     /// The one answer to everything that is missing or not granted.
@@ -191,7 +189,7 @@ mod tests {
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(
             std::str::from_utf8(&body).unwrap().trim_end(),
-            r#"{"type":"urn:tidings:problem:invalid-request","title":"The request is not valid","status":400,"detail":"write from=new"}"#
+            r#"{"type":"urn:tidings:problem:invalid-request","title":"Invalid request","status":400,"detail":"write from=new"}"#
         );
     }
 

@@ -79,7 +79,7 @@ impl Posted {
     pub fn suits(route: &Route, data: &[u8]) -> Result<(), Problem> {
         match route.events.encoding {
             Encoding::Text if std::str::from_utf8(data).is_err() => Err(Problem::invalid(
-                "the body is not UTF-8, and this channel sends text: its encoding would have to be Base64",
+                "the body is not UTF-8, which the channel's encoding (Text) requires; Base64 would allow any bytes",
             )),
             Encoding::Text | Encoding::Base64 => Ok(()),
         }
@@ -93,10 +93,10 @@ impl Posted {
         }
         if route.source == RouteSource::Ephemeral {
             if self.ttl.is_some() {
-                return Err(Problem::invalid("this channel is ephemeral and keeps nothing: leave ttl out"));
+                return Err(Problem::invalid("this channel is ephemeral and stores nothing: omit ttl"));
             }
             if self.idempotency_key.is_some() {
-                let detail = "this channel is ephemeral and cannot recognise a repetition: leave Idempotency-Key out";
+                let detail = "this channel is ephemeral and cannot detect duplicates: omit Idempotency-Key";
                 return Err(Problem::invalid(detail));
             }
         }
@@ -111,7 +111,7 @@ impl Posted {
     }
 }
 
-/// What the stream recognises a repetition by. A key is its publisher's own, and for one topic: nobody can take another's.
+/// What the stream recognises a repetition by. A key is its publisher's own, and for one topic: no client can take another's.
 /// Every gateway makes the same of it, and none makes what a publisher over NATS would write. All who publish without a
 /// token are one publisher, as are all tokens of an issuer that name no subject.
 fn message_id(publisher: Option<&Principal>, topic: &str, key: &str) -> String {
@@ -144,7 +144,7 @@ fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h st
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(Problem::invalid(format!("the header {name} may be given once")));
+        return Err(Problem::invalid(format!("the header {name} must not be repeated")));
     }
     let text = std::str::from_utf8(value.as_bytes()).map_err(|_| Problem::invalid(format!("{name} is not UTF-8")))?;
     Ok(Some(text.trim()))
@@ -154,7 +154,7 @@ fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h st
 /// that is not the data.
 fn meant_to_publish(headers: &HeaderMap) -> Result<(), Problem> {
     if retry::accepts_event_stream_alone(headers) {
-        let detail = "a POST publishes its body, and this one accepts only text/event-stream: subscribe with GET, or leave Accept out";
+        let detail = "a POST publishes its body, and this one accepts only text/event-stream: subscribe with GET, or omit Accept";
         return Err(Problem::invalid(detail));
     }
     let encodings =
@@ -177,17 +177,13 @@ fn topic(text: &str) -> Result<String, Problem> {
         .map_err(|error| Problem::invalid(format!("topic {}: {error}", shown(text))))
 }
 
-/// What the stream would clean or drop is refused here, where somebody can still mend it.
+/// What the stream would clean or drop is refused here, where the publisher can still correct it.
 fn event(text: &str) -> Result<String, Problem> {
     let refused = |why: &dyn std::fmt::Display| Err(Problem::invalid(format!("event {}: {why}", shown(text))));
     match EventType::new(text) {
         _ if text.chars().any(char::is_control) => refused(&"no control characters"),
-        _ if text.trim() != text => {
-            refused(&"no white space at its beginning or end: subscribers would see it without")
-        }
-        _ if matches!(text, "error" | "open") => {
-            refused(&"EventSource has events of this name itself, and its onerror or onopen would be called")
-        }
+        _ if text.trim() != text => refused(&"no leading or trailing white space"),
+        _ if matches!(text, "error" | "open") => refused(&"EventSource uses this name for its own events"),
         Err(error) => refused(&error),
         Ok(event) => Ok(event.as_str().to_owned()),
     }
@@ -230,13 +226,16 @@ where
     match tokio::time::timeout(deadline, body.collect()).await {
         Ok(Ok(data)) => Ok(data.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(limit)),
-        Ok(Err(_)) => Err(Problem::invalid("the body broke off before its end")),
-        Err(_) => Err(Problem::new(ProblemKind::BodyTimeout, "send the body without pauses, or a smaller one")),
+        Ok(Err(_)) => Err(Problem::invalid("the request body ended early")),
+        Err(_) => Err(Problem::new(
+            ProblemKind::BodyTimeout,
+            "the request body did not arrive in time: send it without pauses, or send a smaller one",
+        )),
     }
 }
 
 fn too_large(limit: u64) -> Problem {
-    Problem::new(ProblemKind::TooLarge, format!("this channel takes at most {limit} bytes"))
+    Problem::new(ProblemKind::TooLarge, format!("this channel accepts at most {limit} bytes"))
 }
 
 /// The answer to a publication that was taken: 201 once it is stored, 202 where nothing is.
@@ -266,13 +265,13 @@ fn send_failure(error: &SendError) -> (PostOutcome, Problem) {
     match error {
         SendError::Header(_) => (PostOutcome::Invalid, Problem::invalid(error.to_string())),
         SendError::TooLarge { limit } => {
-            (PostOutcome::Invalid, Problem::new(ProblemKind::TooLarge, format!("NATS takes at most {limit} bytes")))
+            (PostOutcome::Invalid, Problem::new(ProblemKind::TooLarge, format!("NATS accepts at most {limit} bytes")))
         }
         SendError::Refused(refusal) => refused(refusal),
         SendError::Disconnected => unavailable("NATS is not connected: repeat the request later"),
         SendError::NoStream => unavailable("NATS has no stream for this channel now: repeat the request later"),
         SendError::Timeout => {
-            let detail = "it is not known whether it was published: repeat it with the same Idempotency-Key";
+            let detail = "the publication may or may not be stored: repeat it with the same Idempotency-Key";
             (PostOutcome::Unavailable, Problem::new(ProblemKind::NoAcknowledgement, detail).retry_after(2))
         }
     }
@@ -292,7 +291,7 @@ fn refused(refusal: &Refusal) -> (PostOutcome, Problem) {
             (PostOutcome::Busy, problem)
         }
         RefusalKind::Full => {
-            let detail = format!("{said}: an administrator has to make room");
+            let detail = format!("{said}: an administrator has to free storage or raise a limit");
             (PostOutcome::Full, Problem::new(ProblemKind::StorageFull, detail).retry_after(30))
         }
         RefusalKind::TooLarge => (PostOutcome::Invalid, Problem::new(ProblemKind::TooLarge, said)),
@@ -356,7 +355,7 @@ mod tests {
             ("topic=a..b", &[], "no empty tokens"),
             ("topic=a%0d%0ab", &[], "no white space"),
             ("topic=a", &[("tidings-topic", "b")], "differs between"),
-            ("topic=a&topic=b", &[], "may be given once"),
+            ("topic=a&topic=b", &[], "must not be repeated"),
             ("event=", &[], "at least one character"),
             ("event=tidings.gap", &[], "are Tidings' own"),
             ("event=a%0Adata:x", &[], "no control characters"),
@@ -372,10 +371,10 @@ mod tests {
             ("topic=a,b", &[], "topic=a&topic=b"),
             ("topic=%ff", &[], "not UTF-8"),
             ("event=%ff", &[], "not UTF-8"),
-            ("event=%20a", &[], "no white space at its beginning"),
-            ("event=a+", &[], "no white space at its beginning"),
-            ("event=error", &[], "EventSource has events of this name"),
-            ("", &[("tidings-event", "open")], "EventSource has events of this name"),
+            ("event=%20a", &[], "no leading or trailing white space"),
+            ("event=a+", &[], "no leading or trailing white space"),
+            ("event=error", &[], "EventSource uses this name"),
+            ("", &[("tidings-event", "open")], "EventSource uses this name"),
             ("", &[("accept", "text/event-stream")], "subscribe with GET"),
             ("", &[("accept", "text/event-stream;q=1, text/event-stream")], "subscribe with GET"),
             ("", &[("content-encoding", "gzip")], "without Content-Encoding"),

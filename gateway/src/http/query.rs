@@ -77,7 +77,7 @@ impl Query {
         let mut values = self.all(name);
         match (values.next(), values.next()) {
             (value, None) => Ok(value),
-            (_, Some(_)) => Err(Problem::invalid(format!("the query parameter {name} may be given once"))),
+            (_, Some(_)) => Err(Problem::invalid(format!("the query parameter {name} must not be repeated"))),
         }
     }
 }

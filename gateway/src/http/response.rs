@@ -38,7 +38,7 @@ pub fn json(document: &impl Serialize) -> Bytes {
     json.into()
 }
 
-/// A 200 with a whole body that nobody keeps.
+/// A 200 with a whole body that is not cached.
 pub fn document(content_type: &'static str, bytes: impl Into<Bytes>) -> Reply {
     let mut reply = Response::new(full(bytes));
     let headers = reply.headers_mut();
@@ -59,7 +59,7 @@ impl http_body::Body for Unmeasured {
     }
 }
 
-/// What every answer has, whoever made it.
+/// The headers that every answer has.
 pub fn common_headers(headers: &mut HeaderMap) {
     // Nothing that browsers are sent is to be taken for something else than it says it is.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

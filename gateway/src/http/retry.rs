@@ -1,6 +1,6 @@
 //! Sending a subscriber away so that it comes back: the 200 path.
 //!
-//! EventSource gives up for good on any status but 200 (HTML standard, "server-sent events"). So whoever may come
+//! EventSource gives up for good on any status but 200 (HTML standard, "server-sent events"). So a client that may come
 //! back later is told so in a stream: a `retry:` with a delay of its own, and a clean end.
 
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub const DEFAULT: Duration = Duration::from_secs(3);
 /// For reverse proxies: nginx keeps streams back otherwise.
 pub const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// A delay between `base`, but no less than [`MIN_RETRY`], and three times that: whoever is sent away at once must not come back at once.
+/// A delay between `base`, but no less than [`MIN_RETRY`], and three times that: clients that are sent away together must not come back together.
 pub fn jittered(base: Duration, random: &mut impl Rng) -> Duration {
     let base = base.max(LEAST);
     base + base.mul_f64(2.0 * random.random::<f64>())

@@ -132,7 +132,7 @@ impl App {
             (Operation::Other, self.refused_to_all(problem, &headers))
         } else if uri.path_and_query().is_some_and(|text| text.as_str().len() > MAX_URI_BYTES) {
             let problem =
-                Problem::new(ProblemKind::UriTooLong, "an address has at most 8 KiB: use wildcards in topics");
+                Problem::new(ProblemKind::UriTooLong, "the URI is longer than 8 KiB: use wildcards in topics");
             (Operation::Other, self.refused_to_all(problem, &headers))
         } else if let Target::Unreadable = target {
             let problem = Problem::invalid("the path is not UTF-8: write /channels/{namespace}/{name}/events");
@@ -282,13 +282,13 @@ impl App {
             self.metrics.channel_removed(call.key, Instant::now());
         }
         let why = match reason {
-            TurnedAway::Connections => "as many streams as allowed are open: come back later",
-            TurnedAway::ConnectRate => "too many new streams at once: come back later",
-            TurnedAway::ClientRate => "this client opens streams too fast: come back later",
-            TurnedAway::Client => "this client has as many streams open as allowed: close one",
-            TurnedAway::Draining => "this gateway shuts down: come back, to another one",
-            TurnedAway::Broker => "NATS does not answer: come back later",
-            TurnedAway::Removed => "the channel was removed a moment ago: come back, it may be there again",
+            TurnedAway::Connections => "the limit of open streams is reached: retry later",
+            TurnedAway::ConnectRate => "too many new streams per second: retry later",
+            TurnedAway::ClientRate => "too many new streams per second from this client: retry later",
+            TurnedAway::Client => "the limit of open streams per client is reached: close one",
+            TurnedAway::Draining => "this gateway is shutting down: reconnect to another one",
+            TurnedAway::Broker => "NATS does not respond: retry later",
+            TurnedAway::Removed => "the channel was removed a moment ago: reconnect, it may be created again",
         };
         let base = match reason {
             // The next gateway waits already.
@@ -323,7 +323,7 @@ impl App {
         posted.fits(&served.route).map_err(count(PostOutcome::Invalid))?;
         let client = self.client(call, caller.as_ref());
         let limited = |wait: Duration| {
-            let problem = Problem::new(ProblemKind::TooManyRequests, "a limit per second is reached: come back later");
+            let problem = Problem::new(ProblemKind::TooManyRequests, "rate limit exceeded: retry later");
             count(PostOutcome::Limited)(problem.retry_after(wait.as_secs() + 1))
         };
         self.count_post(&served, client).map_err(limited)?;

@@ -53,7 +53,7 @@ impl Asked {
         let history =
             !matches!(self.start, StartAt::From(FromWhere::New) | StartAt::ChannelDefault | StartAt::Position(_));
         if history && route.source == RouteSource::Ephemeral {
-            return Err(Problem::invalid("this channel is ephemeral and keeps no history: leave from out"));
+            return Err(Problem::invalid("this channel is ephemeral and keeps no history: omit from"));
         }
         Ok(())
     }
@@ -197,7 +197,7 @@ mod tests {
             ("from=yesterday", "write new, all, last"),
             ("from=NEW", "write new, all, last"),
             ("from=2026-11-01", "a time as in"),
-            ("from=all&from=new", "may be given once"),
+            ("from=all&from=new", "must not be repeated"),
             ("topic=a,b", "topic=a&topic=b"),
             ("topic[]=a", "is called topic"),
             ("topic=%ff", "not UTF-8"),

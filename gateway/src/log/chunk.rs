@@ -12,7 +12,7 @@ use crate::log::feed::{Batch, batch};
 pub struct Chunk {
     /// Which Log it was read for: with another one, the stream is another one too.
     pub generation: u32,
-    /// Everything up to here was somebody else's business.
+    /// Everything up to here does not match the topics that were read.
     pub from: u64,
     /// Everything after `from` and up to here that passes is in `entries`.
     pub through: u64,

@@ -148,7 +148,7 @@ impl Fanout {
         Cursor { feed, seat, generation: self.generation, epoch: self.log.epoch(), after }
     }
 
-    /// Takes another seat in a subscriber's feed, for whoever waits in the name of several.
+    /// Takes another seat in a subscriber's feed, for a task that waits on behalf of several.
     pub fn beside(&mut self, cursor: &Cursor) -> Cursor {
         let seat = self.feeds.get_mut(cursor.feed).and_then(Option::as_mut).map_or(0, Feed::sit);
         Cursor { seat, ..*cursor }

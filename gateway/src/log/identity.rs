@@ -3,7 +3,7 @@
 //!
 //! This is the only place where a stream is taken for another one. It does no io and reads no clock. What it believes:
 //!
-//! - A creation time later than the known one is another stream, whoever says so: that stream exists or existed.
+//! - A creation time later than the known one is another stream, regardless of who says so: that stream exists or existed.
 //! - An earlier creation time, or an end below a sequence that was seen before the question, is believed only from a leader
 //!   that was in contact with a majority of its replicas *after* that sequence was seen (`cluster.replicas[].active` in the
 //!   answer to STREAM.INFO), or when it is told for longer than a leader can go without noticing that it lost its quorum. A

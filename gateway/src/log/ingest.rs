@@ -2,7 +2,7 @@
 //!
 //! Live messages are a hint: they can be missing, late, twice or wrong. This machine decides what may be appended to the
 //! Log and what has to be asked first. It does no io and reads no clock: messages and answers come in, [`Step`]s and
-//! [`Ask`]s go out, and whoever drives it ([`crate::channel::live`]) carries them out.
+//! [`Ask`]s go out, and its driver ([`crate::channel::live`]) carries them out.
 //!
 //! Rules, with NATS 2.15 in mind:
 //! - An unfiltered reply, by whichever replica, proves absence only *below the highest sequence it contains*.
@@ -203,7 +203,7 @@ pub struct Ingest {
 #[derive(Debug)]
 struct Waiting {
     publication: Publication,
-    /// Whether it was read from the stream. What came live may have been on its way since before the stream was made anew.
+    /// Whether it was read from the stream. What came live may have been on its way since before the stream was made again.
     read: bool,
 }
 
@@ -304,7 +304,7 @@ impl Ingest {
             return;
         }
         if self.head.sequence == 0 && self.identity.is_certain() {
-            // The first message of all. Of a stream that was made anew it is the first as well, and no older one would tell.
+            // The first message of all. Of a stream that was made again it is the first as well, and no older one would tell.
             self.doubt();
         }
         self.known = self.known.max(sequence);
@@ -320,7 +320,7 @@ impl Ingest {
         }
     }
 
-    /// The subscription was made anew after the connection had broken, perhaps over a malformed message: what was missed
+    /// The subscription was made again after the connection had broken, perhaps over a malformed message: what was missed
     /// is read from the leader one by one.
     pub fn reconnected(&mut self, now: Instant) {
         self.careful = CAREFUL;
@@ -498,7 +498,7 @@ impl Ingest {
         self.ask_again(asked, now);
     }
 
-    /// Has the state asked for soon, if somebody still waits for what it has to say.
+    /// Has the state asked for soon, if the answer is still awaited.
     fn ask_again(&mut self, asked: Instant, now: Instant) {
         let confirm = self.confirm.filter(|since| {
             now.duration_since(*since) < CONFIRM_FOR && self.confirmed().is_none_or(|known| known.at < *since)

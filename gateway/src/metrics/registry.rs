@@ -389,35 +389,36 @@ impl Collector for Totals {
         let build: &[(&'static str, &str)] = &[("version", env!("CARGO_PKG_VERSION"))];
         let all = || [(&[][..], self)];
         let e = &mut encoder;
-        write(e, ("build_info", "", "The version that runs"), [(build, self)], |t| &t.version)?;
-        write(e, ("draining", "", "1 once the gateway shuts down"), all(), |t| &t.draining)?;
+        write(e, ("build_info", "", "Version of the gateway"), [(build, self)], |t| &t.version)?;
+        write(e, ("draining", "", "1 while the gateway is shutting down"), all(), |t| &t.draining)?;
         let lines = Counter::default();
         lines.add(log_writer::dropped());
-        let help = "Log lines that were dropped because standard error took no more";
+        let help = "Log lines dropped because standard error was blocked or closed";
         write(e, ("log_lines_dropped", "", help), [(&[][..], &lines)], |lines| lines)?;
         write(e, ("broker_connected", "", "1 while NATS is connected"), all(), |t| &t.broker_connected)?;
         write(e, ("broker_connects", "", "Connections made to NATS"), all(), |t| &t.broker_connects)?;
-        write(e, ("broker_errors", "kind", "What went wrong with NATS"), all(), |t| &t.broker_errors)?;
-        let help = "Full buffers of NATS subscriptions, whose newest messages were dropped";
+        write(e, ("broker_errors", "kind", "Errors of the NATS connections"), all(), |t| &t.broker_errors)?;
+        let help =
+            "Slow consumer events: full subscription buffers, whose newest messages were dropped and are fetched again";
         write(e, ("broker_slow_consumers", "", help), all(), |t| &t.slow_consumers)?;
         write(e, ("channels_open", "", "Channels read from NATS now"), all(), |t| &t.channels_open)?;
         write(e, ("routes", "", "Routes that are served"), all(), |t| &t.routes)?;
         let help = "Route documents that cannot be read; their last good version is served";
         write(e, ("routes_refused", "", help), all(), |t| &t.routes_refused)?;
         write(e, ("route_changes", "change", "Changes of Routes"), all(), |t| &t.route_changes)?;
-        let help = "Watches of Routes at the Kubernetes API";
+        let help = "Watch requests for Routes to the Kubernetes API";
         write(e, ("route_watches", "", help), all(), |t| &t.watches)?;
-        let help = "Watches of Routes that had to wait because the one before ended at once";
+        let help = "Watch requests for Routes that were delayed because the previous one ended immediately";
         write(e, ("route_watches_paused", "", help), all(), |t| &t.watches_paused)?;
         let help = "Requests for a channel before the routes were read";
         write(e, ("early_requests", "", help), all(), |t| &t.early_requests)?;
         write(e, ("connections", "", "Open connections"), all(), |t| &t.connections)?;
         write(e, ("connections_accepted", "", "Connections accepted"), all(), |t| &t.connections_accepted)?;
-        let help = "Times that no connection was accepted because as many as allowed were open";
+        let help = "Times that accepting was paused because the connection limit was reached";
         write(e, ("accept_pauses", "", help), all(), |t| &t.accept_pauses)?;
         let help = "Connections that ended in an error";
         write(e, ("connection_errors", "kind", help), all(), |t| &t.connection_faults)?;
-        let help = "Failures to accept a connection, as without file descriptors";
+        let help = "Failed accepts, for example for lack of file descriptors";
         write(e, ("accept_errors", "", help), all(), |t| &t.accept_errors)?;
         write(e, ("tls_handshakes", "outcome", "TLS handshakes"), all(), |t| &t.handshakes)?;
         let help = "Changes of the certificate's files";
@@ -430,9 +431,9 @@ impl Collector for Totals {
         let help = "From a POST to the acknowledgement of NATS";
         write(e, ("publish_seconds", "", help), all(), |t| &t.publish_seconds)?;
         write(e, ("settings_changes", "change", "Changes of the settings file"), all(), |t| &t.settings_changes)?;
-        let help = "Ranges behind the logs that are being read";
+        let help = "Stream ranges being read for subscribers behind the log";
         write(e, ("backfills_running", "", help), all(), |t| &t.backfills_running)?;
-        let help = "Ranges behind the logs that had to wait because as many as allowed were being read";
+        let help = "Stream range reads that waited because limits.backfills was reached";
         write(e, ("backfill_waits", "", help), all(), |t| &t.backfill_waits)
     }
 }

@@ -48,7 +48,7 @@ closed_set! {
     pub enum RefusalKind {
         /// It passes: the same publication may be stored a moment later.
         Transient = "transient",
-        /// No room in the stream, in its account or on the server: somebody has to make room.
+        /// No room in the stream, in its account or on the server: an administrator has to make room.
         Full = "full",
         /// Larger than the stream takes.
         TooLarge = "too-large",

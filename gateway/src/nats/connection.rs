@@ -97,7 +97,7 @@ impl Link {
         let client = Arc::new(ArcSwapOption::empty());
         let keeper =
             Keeper { peer, purpose: purpose.into(), client: client.clone(), health: Arc::new(sender), metrics };
-        core.spawn("the keeper of a NATS connection", stop, keeper.keep());
+        core.spawn("a NATS connection", stop, keeper.keep());
         Self { client, health }
     }
 
@@ -106,7 +106,7 @@ impl Link {
         self.client.load().as_ref().map(|current| current.client.clone())
     }
 
-    /// How often it has been made, and made anew. The client library counts before it reads anything from a new connection, so
+    /// How often it has been made, and made again. The client library counts before it reads anything from a new connection, so
     /// what came over that is never seen with the old count; [`Link::health`] tells of it a little later.
     pub fn connects(&self) -> u64 {
         let current = self.client.load();
@@ -163,7 +163,7 @@ impl Keeper {
                     tracing::warn!(
                         purpose = &*self.purpose,
                         error = &error as &dyn std::error::Error,
-                        "NATS refused us."
+                        "NATS rejected the connection."
                     );
                 }
             }
@@ -173,7 +173,7 @@ impl Keeper {
     async fn connect(&self) -> Result<Client, async_nats::ConnectError> {
         let (health, metrics, purpose) = (self.health.clone(), self.metrics.clone(), self.purpose.clone());
         let told = Arc::new(Told::default());
-        // A server that lets us in and closes at once begins the attempts anew each time.
+        // A server that lets us in and closes at once begins the attempts again each time.
         let pace = Mutex::new(PACE);
         self.peer
             .handshake
@@ -262,9 +262,9 @@ fn happened(event: &Event, health: &watch::Sender<Health>, metrics: &Metrics, pu
                 health.breaks += 1;
             });
             if told.is_news(Instant::now()) {
-                tracing::warn!(purpose, "The connection to NATS broke; reconnecting.");
+                tracing::warn!(purpose, "Lost the connection to NATS; reconnecting.");
             } else {
-                tracing::debug!(purpose, "The connection to NATS broke again; reconnecting.");
+                tracing::debug!(purpose, "Lost the connection to NATS again; reconnecting.");
             }
         }
         Event::SlowConsumer(_) => {
@@ -284,11 +284,11 @@ fn happened(event: &Event, health: &watch::Sender<Health>, metrics: &Metrics, pu
             let refused = REFUSALS.iter().any(|refusal| error.to_string().contains(refusal));
             metrics.broker_error(if refused { BrokerFault::Login } else { BrokerFault::Connect });
             if told.unreachable.swap(true, Relaxed) {
-                tracing::debug!(purpose, %error, "NATS cannot be reached.");
+                tracing::debug!(purpose, %error, "Failed to reach NATS.");
             } else if refused {
-                tracing::warn!(purpose, %error, "NATS does not let us in; trying with what the login's files hold by then.");
+                tracing::warn!(purpose, %error, "NATS rejected the credentials; re-reading the files and retrying.");
             } else {
-                tracing::warn!(purpose, %error, "NATS cannot be reached; trying again. With --log async_nats=debug it says why.");
+                tracing::warn!(purpose, %error, "Failed to reach NATS; retrying. Use --log async_nats=debug for the cause.");
             }
         }
         Event::LameDuckMode | Event::Draining | Event::Closed => {}

@@ -2,7 +2,7 @@
 //!
 //! A malformed header block ends the connection it comes over. So live messages, questions, core NATS and publications
 //! have connections of their own: while one of them recovers, the others go on. A channel whose live messages keep breaking the connection
-//! is moved to one that it shares with nobody ([`Broker::apart`]).
+//! is moved to a connection of its own ([`Broker::apart`]).
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl Broker {
             servers.push(server.map_err(|source| BrokerError::Address { address: address.to_owned(), source })?);
         }
         let handshake = options.nats.handshake.clone();
-        // Later they may be broken for a while; now somebody is looking.
+        // Later they may be broken for a while; now an administrator is looking.
         handshake.check()?;
         let peer = Peer { servers, name: options.name.clone(), handshake };
         let stop = CancellationToken::new();
@@ -75,7 +75,7 @@ impl Broker {
         let (live, ask, core) = (link("live"), link("ask"), link("core"));
         let publisher = Publisher::open(peer.clone(), metrics.clone(), tasks.clone(), stop.clone());
         let broker = Self { peer, live, ask, core, publisher, metrics, tasks, stop };
-        broker.tasks.spawn("the watch over the NATS connections", broker.stop.clone(), broker.clone().report());
+        broker.tasks.spawn("the monitor of the NATS connections", broker.stop.clone(), broker.clone().report());
         Ok(broker)
     }
 
@@ -99,7 +99,7 @@ impl Broker {
         &self.publisher
     }
 
-    /// A connection shared with nobody, for as long as `stop` allows.
+    /// A connection of its own, for as long as `stop` allows.
     pub fn apart(&self, channel: &str, stop: CancellationToken) -> Link {
         Link::open(self.peer.clone(), channel, self.metrics.clone(), stop, &self.tasks)
     }

@@ -56,7 +56,7 @@ pub enum SendError {
     #[error("the {0} has a character that a NATS header cannot have")]
     Header(&'static str),
     /// Larger than the server takes.
-    #[error("NATS takes at most {limit} bytes")]
+    #[error("NATS accepts at most {limit} bytes")]
     TooLarge {
         /// In bytes, headers included.
         limit: usize,

@@ -172,7 +172,7 @@ fn watch(dir: &Path, watched: &mut Option<(u64, RecommendedWatcher)>, wake: &Arc
                 wake.notify_one();
             }
         })
-        .inspect_err(|error| warn!(%error, "Failed to watch for changes of routes; looking every 5 s instead."))
+        .inspect_err(|error| warn!(%error, "Failed to watch the directory of Routes; polling it every 5 s instead."))
         .ok()?;
         watcher.watch(dir, RecursiveMode::NonRecursive).ok()?;
         Some((inode, watcher))

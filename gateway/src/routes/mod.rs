@@ -1,4 +1,4 @@
-//! The Routes in force, for everybody who answers requests, and what puts them there.
+//! The Routes in force, for all that answer requests, and what puts them there.
 //!
 //! Where Routes come from is another matter: [`files`] reads a directory, [`config_maps`] ConfigMaps.
 //! Both tell a [`RoutePublisher`] what they have seen; what that means is decided in [`table`].
@@ -221,14 +221,14 @@ impl RoutePublisher {
     pub fn failed(&mut self, error: &dyn Display) {
         if !std::mem::replace(&mut self.failing, true) {
             let served = self.routes.len();
-            warn!(source = %self.source, %error, served, "Failed to read the routes; what is in force stays there.");
+            warn!(source = %self.source, %error, served, "Failed to read the Routes; those in force stay.");
         }
     }
 
     /// The source can be read.
     pub fn recovered(&mut self) {
         if std::mem::replace(&mut self.failing, false) {
-            info!(source = %self.source, "The routes can be read again.");
+            info!(source = %self.source, "The Routes are readable again.");
         }
     }
 
@@ -241,7 +241,7 @@ impl RoutePublisher {
         let Self { source, table, routes, metrics, .. } = self;
         for Fault { document, message, served } in faults {
             metrics.route_changed(RouteChange::Refused);
-            warn!(%document, error = %message, served, "Refused a route.");
+            warn!(%document, error = %message, served, "Rejected a Route.");
         }
         let first = !routes.is_loaded();
         routes.apply(changes, Instant::now());
@@ -251,16 +251,16 @@ impl RoutePublisher {
                 metrics.route_changed(RouteChange::Applied);
                 // Thousands at the start; one line below sums them up.
                 if !first {
-                    info!(channel = %key, generation = route.generation, digest = %route.digest(), "Took up a route.");
+                    info!(channel = %key, generation = route.generation, digest = %route.digest(), "Applied a Route.");
                 }
             } else {
                 metrics.route_changed(RouteChange::Removed);
                 metrics.channel_removed(key, Instant::now());
-                info!(channel = %key, "Dropped a route.");
+                info!(channel = %key, "Removed a Route.");
             }
         }
         if first {
-            info!(%source, routes = routes.len(), refused = table.refused(), "Loaded the routes.");
+            info!(%source, routes = routes.len(), refused = table.refused(), "Loaded the Routes.");
         }
         if first || !changes.is_empty() {
             (self.changed)(changes);

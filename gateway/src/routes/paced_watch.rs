@@ -49,7 +49,7 @@ impl PacedWatch {
         let pause = pace.next(Instant::now());
         self.metrics.watch_begins(!pause.is_zero());
         if pace.is_slowest() && !before {
-            warn!(?pause, "The API server ends watches of Routes at once; watching with pauses.");
+            warn!(?pause, "The API server ends watches of Routes immediately; retrying with pauses.");
         }
         pause
     }

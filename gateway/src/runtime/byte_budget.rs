@@ -1,4 +1,4 @@
-//! A bound in bytes on what is kept in memory for one purpose, whoever asks for it.
+//! A bound in bytes on what is kept in memory for one purpose, for the whole process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

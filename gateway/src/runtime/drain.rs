@@ -31,7 +31,7 @@ pub struct DrainTimes {
     pub window: Duration,
 }
 
-/// The phase, told to everybody who asks.
+/// The phase, for all who need it.
 #[derive(Debug)]
 pub struct Drain(watch::Sender<Phase>);
 

@@ -1,5 +1,5 @@
 //! The tasks without which the gateway only seems to serve, wherever they are spawned. None of them ends before it is told
-//! to; if one does, by itself or by a panic, [`crate::run`] ends the process, and whoever watches that starts a new one.
+//! to; if one does, by itself or by a panic, [`crate::run`] ends the process, and its supervisor starts a new one.
 
 use std::sync::Arc;
 
@@ -71,7 +71,7 @@ impl Drop for Watch {
             running.remove(at);
         }
         if !self.stop.is_cancelled() {
-            tracing::error!(task = self.name, "A core task has ended.");
+            tracing::error!(task = self.name, "A core task ended unexpectedly.");
             self.shared.ended.send_if_modified(|first| first.replace(first.unwrap_or(self.name)).is_none());
         }
     }

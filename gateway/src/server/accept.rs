@@ -39,7 +39,7 @@ pub struct Port {
     pub addresses: Arc<AddressLimit>,
     /// Who answers.
     pub router: Router,
-    /// Counts connections; absent for the admin port, whose scrapes are nobody's traffic.
+    /// Counts connections; absent for the admin port, whose scrapes are not counted.
     pub metrics: Option<Arc<Metrics>>,
 }
 
@@ -56,7 +56,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_s
 // === impl Port ===
 
 impl Port {
-    /// Accepts until it is to close, then waits until every connection has ended by itself. Whoever cannot wait drops
+    /// Accepts until it is to close, then waits until every connection has ended by itself. A caller that cannot wait drops
     /// the future: that ends the connections too.
     pub async fn serve(self, departure: Departure) {
         let port = Arc::new(self);
@@ -104,12 +104,12 @@ impl Port {
         connections.wait().await;
     }
 
-    /// The socket is closed by being dropped: whoever holds as many would only hold the answer as well.
+    /// The socket is closed by being dropped: a client that holds so many would only hold the answer as well.
     fn refuse(&self, peer: SocketAddr) {
         if let Some(metrics) = &self.metrics {
             metrics.connection_fault(ConnectionFault::Address);
         }
-        debug!(port = self.name, %peer, "The address has as many connections as allowed.");
+        debug!(port = self.name, %peer, "Closed a connection: its address has reached the limit.");
     }
 
     async fn place(&self, departure: &Departure) -> Option<OwnedSemaphorePermit> {
@@ -119,9 +119,13 @@ impl Port {
         if let Some(metrics) = &self.metrics {
             metrics.accept_paused();
         }
-        debug!(port = self.name, connections = self.room.most(), "No room for another connection.");
+        debug!(
+            port = self.name,
+            connections = self.room.most(),
+            "The connection limit is reached; waiting for a connection to close."
+        );
         loop {
-            // Those that are not in use make room; whoever has been idle for too short a time now, may be idle for longer then.
+            // Those that are not in use make room; a connection that has not been idle for long enough now may be by then.
             departure.shed.notify_waiters();
             if let Ok(place) = tokio::time::timeout(SHED, self.room.enter()).await {
                 return place;
@@ -148,7 +152,7 @@ impl Port {
             Ok(Served::Handed(socket, handed)) => match (&self.shards, socket) {
                 (Some(shards), Ok(socket)) => shards.take(socket, handed, Held { _places: place, _open: open }),
                 (_, Err(error)) => debug!(port = self.name, %peer, %error, "Failed to hand a connection over."),
-                (None, _) => debug!(port = self.name, %peer, "Nobody takes connections over."),
+                (None, _) => debug!(port = self.name, %peer, "There is no worker to hand the connection to."),
             },
             Err(fault) => {
                 if let Some(metrics) = &self.metrics {
@@ -176,7 +180,7 @@ fn is_the_peer_s(error: &io::Error) -> bool {
     )
 }
 
-/// What a connection holds for as long as its socket is open, whoever has it.
+/// What a connection holds for as long as its socket is open, whichever task owns it.
 #[derive(Debug)]
 pub struct Held {
     _places: Places,

@@ -294,7 +294,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     }
 }
 
-/// hyper goes on writing and flushing until nothing is left or the transport says "not now": whoever was told so last, has
+/// hyper goes on writing and flushing until nothing is left or the transport says "not now": the one that was told so last has
 /// something left.
 impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {

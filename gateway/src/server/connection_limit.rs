@@ -56,7 +56,7 @@ impl Room {
         let files = raise_open_file_limit();
         let fits = files.saturating_sub(RESERVED).max(files / 2).max(1);
         if let Some(wanted) = wanted.filter(|wanted| *wanted > fits) {
-            warn!(wanted, fits, files, "The open-file limit allows fewer connections than asked for.");
+            warn!(wanted, fits, files, "The open-file limit allows fewer connections than configured.");
         }
         let fits_memory = memory.map_or(u32::MAX, |bytes| within_memory(bytes, tls));
         Self::new(wanted.unwrap_or(fits_memory).min(fits))

@@ -68,7 +68,7 @@ impl Socket {
         if done == 0 { u32::try_from(bytes).unwrap_or(0) } else { 0 }
     }
 
-    /// Reads what has come for the session. Without one nobody is spoken to.
+    /// Reads what has come for the session. Without one it does nothing.
     pub fn hear(&mut self) -> Heard {
         self.session.as_mut().map_or(Heard::Nothing, |session| session.hear(&mut Io(&self.fd)))
     }
@@ -87,7 +87,7 @@ impl Socket {
     /// Reads what has come, session or not, and throws it away. `None` if there is more; else whether the peer has closed.
     pub fn drain(&mut self) -> Option<bool> {
         let mut buffer = [0; 4096];
-        // Not for ever: somebody who sends without end has another turn.
+        // Not without end: a peer that keeps sending has to wait for its next turn.
         for _ in 0..16 {
             match Io(&self.fd).read(&mut buffer) {
                 Ok(0) => return Some(true),

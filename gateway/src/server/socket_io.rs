@@ -14,7 +14,7 @@ pub struct Wrote {
 pub enum Heard {
     /// Nothing to be done.
     Nothing,
-    /// There is more, and nobody else is to wait for it: it is to be watched anew, which tells of it.
+    /// There is more, and nobody else is to wait for it: it is to be watched again, which tells of it.
     More,
     /// It has something to say itself: it is to be written to, be it nothing.
     Owes,

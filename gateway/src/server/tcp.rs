@@ -1,7 +1,7 @@
 //! A TCP connection that the runtime is told of only once it has to be waited for.
 //!
 //! A client that connects sends its request in the same breath. By the time a connection is accepted the request is usually
-//! there, and the answer is a handful of bytes that fit any socket: whoever then hands the connection over has never waited
+//! there, and the answer is a handful of bytes that fit any socket: a connection that is handed over then has never waited
 //! for it. Telling the runtime's epoll of it, and telling it again to forget it, would be a tenth of all that a connect costs.
 
 use std::io;
@@ -33,7 +33,7 @@ enum Socket {
     Lost,
 }
 
-/// What is read at once of a request that has just come. Most are far smaller; the rest is read by whoever speaks the
+/// What is read at once of a request that has just come. Most are far smaller; the rest is read by the code that speaks the
 /// protocol.
 const FIRST: usize = 2 << 10;
 

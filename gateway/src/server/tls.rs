@@ -88,7 +88,7 @@ impl Tls {
         let pem = files.read()?;
         let certified = pem.certified().map_err(|source| TlsError::Unusable { cert: files.cert.clone(), source })?;
         metrics.certificate(certified.expires);
-        say(&files, certified.expires, "Read the certificate.");
+        say(&files, certified.expires, "Loaded the certificate.");
         let tls = Arc::new(Self { config: ArcSwap::new(certified.config), metrics });
         let follower = TlsFollower { tls: tls.clone(), files, read: Ok(pem) };
         Ok((tls, follower))
@@ -181,7 +181,7 @@ impl TlsFollower {
                 self.tls.config.store(certified.config);
                 self.tls.metrics.certificate(certified.expires);
                 self.tls.metrics.certificate_changed(CertificateChange::Applied);
-                say(&self.files, certified.expires, "Took up a new certificate.");
+                say(&self.files, certified.expires, "Applied a new certificate.");
             }
             Err(error) => {
                 if matches!(error, TlsError::Read { .. }) {
@@ -189,7 +189,7 @@ impl TlsFollower {
                 }
                 self.tls.metrics.certificate_changed(CertificateChange::Refused);
                 let error: &dyn std::error::Error = &error;
-                warn!(error, "Refused a new certificate; the last one stays in force.");
+                warn!(error, "Rejected a new certificate; the previous one stays in force.");
             }
         }
     }

@@ -112,7 +112,7 @@ impl Session {
     }
 }
 
-/// Nobody is there to be told.
+/// Discards what was decrypted: a client has nothing to say on an event stream.
 fn forget(tls: &mut ServerConnection) {
     let mut reader = tls.reader();
     while let Ok(came) = reader.fill_buf()
