@@ -6,8 +6,9 @@
 //! - A creation time later than the known one is another stream, regardless of who says so: that stream exists or existed.
 //! - An earlier creation time, or an end below a sequence that was seen before the question, is believed only from a leader
 //!   that was in contact with a majority of its replicas *after* that sequence was seen (`cluster.replicas[].active` in the
-//!   answer to STREAM.INFO), or when it is told for longer than a leader can go without noticing that it lost its quorum. A
-//!   leader that was cut off from its cluster answers with an old end for 10 to 15 s.
+//!   answer to STREAM.INFO), and, where there are others, whose end has stayed where it is for [`APPLYING`]; or when it is told for
+//!   longer than a leader can go without noticing that it lost its quorum. A leader that was cut off from its cluster answers
+//!   with an old end for 10 to 15 s; one that was just elected with the end up to which it has applied its log.
 //! - After a connection broke, nothing is believed before the newest known message that still exists was compared with what
 //!   the leader has at its sequence. Messages that are gone are passed over; one that exists where nothing did, or that was
 //!   stored at another time, makes it another stream. An unknown stamp proves nothing. Where all known messages are gone, the
@@ -29,9 +30,12 @@ const MARKS: usize = 64;
 /// the last 10 s (`lostQuorumCheckInterval`, `lostQuorumInterval`).
 const LOST_QUORUM: Duration = Duration::from_secs(25);
 
-/// How often in a row an end that lies too low has to be told: a leader that was just elected may have yet to apply what
-/// its log holds.
+/// How often in a row an end that lies too low has to be told.
 const TIMES: u32 = 2;
+
+/// For how long the end of a replicated stream has to stay where it lies too low: a leader that was just elected may have yet to
+/// apply what its log holds, and answers meanwhile.
+const APPLYING: Duration = Duration::from_secs(10);
 
 /// What is known of a stream's identity.
 #[derive(Debug)]
@@ -99,6 +103,9 @@ enum Doubt {
 struct Backwards {
     since: Instant,
     times: u32,
+    /// The end that was told last, and since when it has been told.
+    last: u64,
+    still: Instant,
 }
 
 // === impl Identity ===
@@ -186,7 +193,7 @@ impl Identity {
         // Subscribers may stand at an end that was confirmed, though nothing was read up to there yet.
         let reached = self.confirmed.map_or(head_then, |known| known.last.max(head_then));
         if info.epoch < self.epoch || info.last < reached {
-            return self.backwards(contact, asked);
+            return self.backwards(&info, contact, asked);
         }
         if info.last > reached {
             self.advanced = now;
@@ -270,10 +277,17 @@ impl Identity {
         verdict
     }
 
-    fn backwards(&mut self, contact: Option<Instant>, asked: Instant) -> Verdict {
-        let seen = self.backwards.get_or_insert(Backwards { since: asked, times: 0 });
+    fn backwards(&mut self, info: &Info, contact: Option<Instant>, asked: Instant) -> Verdict {
+        let first = Backwards { since: asked, times: 0, last: info.last, still: asked };
+        let seen = self.backwards.get_or_insert(first);
         seen.times += 1;
-        let proven = contact.is_some_and(|at| at > self.advanced) || asked.duration_since(seen.since) >= LOST_QUORUM;
+        if info.last != seen.last {
+            (seen.last, seen.still) = (info.last, asked);
+        }
+        let alone = info.heard == Some(Duration::ZERO);
+        let applied = alone || asked.duration_since(seen.still) >= APPLYING;
+        let proven = applied && contact.is_some_and(|at| at > self.advanced);
+        let proven = proven || asked.duration_since(seen.since) >= LOST_QUORUM;
         if seen.times >= TIMES && proven { Verdict::Another } else { Verdict::Unproven }
     }
 
@@ -416,6 +430,21 @@ mod tests {
         let asked = asked + SECOND;
         assert_eq!(identity.state(info(1, 8), mark(10), 10, asked, asked), Verdict::Unproven, "once is not enough");
         assert_eq!(identity.state(info(1, 8), mark(10), 10, asked, asked), Verdict::Another);
+    }
+
+    #[test]
+    fn a_leader_that_has_yet_to_apply_its_log_is_not_believed() {
+        let start = Instant::now();
+        let mut identity = Identity::new(EPOCH, mark(41), 41, start);
+        let elected = |last| Info { heard: Some(Duration::from_millis(20)), ..info(1, last) };
+        let mut ask = |second: u32, last| {
+            let asked = start + second * SECOND;
+            identity.state(elected(last), mark(41), 41, asked, asked)
+        };
+        assert_eq!(ask(1, 7), Verdict::Unproven);
+        assert_eq!(ask(2, 14), Verdict::Unproven);
+        assert_eq!(ask(11, 14), Verdict::Unproven);
+        assert_eq!(ask(12, 14), Verdict::Another, "nothing was left to apply");
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub enum Act {
     GoBack(u64, u64),
     /// From now on there is a leader that was cut off, for a while.
     Depose,
+    /// A leader is elected that has yet to apply so many messages of its log.
+    Elect(u64),
     /// A gateway asks; somebody answers; the answer arrives, or is lost.
     Ask(usize),
     Serve(usize, By),
@@ -112,6 +114,7 @@ impl Act {
             20..=21 => Self::Expire(1 + random.below(3)),
             22 => Self::Replace(random.below(8)),
             23 => Self::GoBack(random.below(6), random.below(9)),
+            24 if random.one_in(2) => Self::Elect(random.below(6)),
             24 => Self::Depose,
             25..=33 => Self::Ask(gateway),
             34..=42 => Self::Serve(gateway, Self::by(random)),
@@ -165,6 +168,7 @@ impl Act {
             Self::Replace(2),
             Self::GoBack(2, 3),
             Self::Depose,
+            Self::Elect(1),
             Self::Ask(0),
             Self::Serve(0, all),
             Self::Serve(0, By::Cluster { lag: 1, early: 1 }),

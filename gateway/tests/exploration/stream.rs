@@ -14,6 +14,9 @@ pub const TOPICS: [&str; 3] = ["a", "b", "c"];
 /// How long a leader that was cut off goes on answering.
 const DEPOSED_FOR: Duration = Duration::from_secs(15);
 
+/// How long one that was just elected takes to apply what its log holds.
+const APPLYING_FOR: Duration = Duration::from_secs(5);
+
 /// Messages in a reply.
 const BATCH: usize = 12;
 
@@ -47,12 +50,13 @@ pub struct Era {
     pub ids: Vec<usize>,
 }
 
-/// What a leader that was cut off knows.
+/// What a leader that was cut off knows, or one that was just elected and has yet to apply what its log holds.
 #[derive(Clone, Copy, Debug)]
 struct Deposed {
     era: usize,
     last: u64,
     since: Instant,
+    applying: bool,
 }
 
 #[derive(Debug)]
@@ -166,7 +170,13 @@ impl Stream {
     }
 
     pub fn depose(&mut self) {
-        self.deposed = Some(Deposed { era: self.eras.len() - 1, last: self.last(), since: self.now });
+        let (era, last) = (self.eras.len() - 1, self.last());
+        self.deposed = Some(Deposed { era, last, since: self.now, applying: false });
+    }
+
+    pub fn elect(&mut self, back: u64) {
+        let (era, last) = (self.eras.len() - 1, self.last().saturating_sub(back));
+        self.deposed = Some(Deposed { era, last, since: self.now, applying: true });
     }
 
     pub fn heal(&mut self) {
@@ -181,13 +191,17 @@ impl Stream {
 
     /// What is answered to a question, and by whom.
     pub fn answer(&self, ask: Ask, by: By) -> Answer {
-        let deposed = self.deposed.filter(|deposed| self.now.duration_since(deposed.since) < DEPOSED_FOR);
+        let deposed = self.deposed.filter(|deposed| {
+            let lasts = if deposed.applying { APPLYING_FOR } else { DEPOSED_FOR };
+            self.now.duration_since(deposed.since) < lasts
+        });
         match (ask, by, deposed) {
             (Ask::Info, By::Deposed, Some(deposed)) => {
-                let Deposed { era, last, since } = deposed;
+                let Deposed { era, last, since, applying } = deposed;
                 let stored = (1..=last).find(|sequence| self.fact(era, *sequence).gone.is_none());
                 let last_time = if last == 0 { 0 } else { self.fact(era, last).time };
-                let (epoch, heard) = (self.eras[era].epoch, Some(self.now.duration_since(since)));
+                let contact = if applying { Duration::from_millis(20) } else { self.now.duration_since(since) };
+                let (epoch, heard) = (self.eras[era].epoch, Some(contact));
                 Answer::Info(Info { epoch, first: stored.unwrap_or(last + 1), last, last_time, heard, unrouted: false })
             }
             (Ask::Leader { from }, By::Deposed, Some(deposed)) if deposed.era == self.eras.len() - 1 => {

@@ -81,6 +81,7 @@ impl World {
                 self.stream.go_back(lost, messages);
             }
             Act::Depose => self.stream.depose(),
+            Act::Elect(back) => self.stream.elect(back),
             Act::Ask(gateway) => self.gateways[gateway].ask(now),
             Act::Serve(gateway, by) => self.gateways[gateway].serve(&self.stream, by),
             Act::Arrive(gateway) => self.gateways[gateway].arrive(None, now),
