@@ -8,11 +8,11 @@ use serde::de::Error;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::channel::{AccessMode, Encoding, Start, TokenSource};
-use crate::fault::Fault;
-use crate::rule::is_label;
-use crate::template::TopicTemplate;
-use crate::topic::TopicSpace;
+use crate::api::channel::{AccessMode, Encoding, Start, TokenSource};
+use crate::name::fault::Fault;
+use crate::name::label::is_label;
+use crate::name::template::TopicTemplate;
+use crate::name::topic::TopicSpace;
 
 /// The version of this document; a gateway refuses others.
 pub const ROUTE_VERSION: u32 = 1;
@@ -116,7 +116,7 @@ pub struct RouteGrant {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RouteCors {
-    /// Origins, as in `https://shop.example` or `https://*.shop.example`, or the single entry `*`: see [`crate::origin`].
+    /// Origins, as in `https://shop.example` or `https://*.shop.example`, or the single entry `*`: see [`crate::name::origin`].
     pub origins: Vec<String>,
     /// Whether cookies may be sent along.
     pub allow_credentials: bool,

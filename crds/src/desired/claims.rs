@@ -7,16 +7,16 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::key::ChannelKey;
-use crate::rule::BASE_PREFIX;
-use crate::subject::Pattern;
+use crate::name::key::ChannelKey;
+use crate::name::label::BASE_PREFIX;
+use crate::name::subject::Pattern;
 
 /// What one Channel wants, and what its stream stores at present.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
     /// When the Channel was created, in seconds since 1970; absent for a Channel from a file, which then counts as new.
     pub created: Option<i64>,
-    /// The subjects it wants, each allowed by [`crate::grants`].
+    /// The subjects it wants, each allowed by [`crate::desired::grants`].
     pub subjects: Vec<Pattern>,
     /// The subjects that its own stream stores at present; also those of a stream kept from a deleted Channel.
     pub held: Vec<Pattern>,

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::quantity::ByteQuantity;
+use crate::api::quantity::ByteQuantity;
 
 /// What the stream of a Durable channel keeps, and for how long.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::key::ChannelKey;
-use crate::rule::is_label;
+use crate::name::key::ChannelKey;
+use crate::name::label::is_label;
 
 /// The key of a Route's ConfigMap that holds the document; gateways read no other.
 pub const ROUTE_KEY: &str = "route.yaml";

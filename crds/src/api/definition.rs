@@ -10,8 +10,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use kube::core::CustomResourceExt;
 use serde_json::Value;
 
-use crate::channel::Channel;
-use crate::rule;
+use crate::api::channel::Channel;
+use crate::api::rule;
 
 /// The annotation that tells two schemas apart: an installer never replaces a newer one with an older one.
 pub const REVISION_ANNOTATION: &str = "tidings.dev/schema-revision";

@@ -3,27 +3,35 @@
 //! A refusal is a result, not an error: it becomes the condition `Accepted=False`, and the last good Route stays in
 //! force. After this step nobody reads the raw specification. What other Channels want comes in as an objection.
 
+pub mod claims;
+pub mod grants;
+pub mod objection;
+pub mod quota;
+pub mod rejection;
+pub mod stream;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::channel::{Channel, ChannelSpec, Durability, ReclaimPolicy};
-use crate::claims::Conflict;
-use crate::condition::AcceptedReason;
-use crate::fault::Fault;
-use crate::grants::{SubjectGrants, own_base};
-use crate::history::HistorySpec;
-use crate::key::ChannelKey;
-use crate::quota::Quotas;
-use crate::route::{
-    ROUTE_VERSION, Route, RouteAccess, RouteCors, RouteEvents, RouteGrant, RouteLimits, RouteSource, RouteState,
-};
-use crate::rule::{self, DUPLICATE_WINDOW_SECONDS};
-use crate::schema;
-use crate::stream::{
+use crate::api::channel::{Channel, ChannelSpec, Durability, ReclaimPolicy};
+use crate::api::condition::AcceptedReason;
+use crate::api::history::HistorySpec;
+use crate::api::rule::{self, DUPLICATE_WINDOW_SECONDS};
+use crate::api::schema;
+use crate::desired::grants::{SubjectGrants, own_base};
+use crate::desired::quota::Quotas;
+use crate::desired::stream::{
     CLUSTER_METADATA, Discard, NAME_METADATA, NAMESPACE_METADATA, Republish, Retention, StreamSpec, UID_METADATA,
 };
-use crate::subject::Pattern;
-use crate::topic::TopicSpace;
+use crate::name::fault::Fault;
+use crate::name::key::ChannelKey;
+use crate::name::subject::Pattern;
+use crate::name::topic::TopicSpace;
+use crate::protocol::route::{
+    ROUTE_VERSION, Route, RouteAccess, RouteCors, RouteEvents, RouteGrant, RouteLimits, RouteSource, RouteState,
+};
+
+pub use crate::desired::rejection::Rejection;
 
 /// Faults told in one condition; the rest is counted.
 const MAX_FAULTS: usize = 8;
@@ -61,22 +69,7 @@ pub struct Desired {
     pub route: Route,
 }
 
-/// Why a Channel is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejection {
-    /// The reason of the condition.
-    pub reason: AcceptedReason,
-    /// What to write instead.
-    pub message: String,
-}
-
-impl From<&Conflict> for Rejection {
-    fn from(conflict: &Conflict) -> Self {
-        Self { reason: AcceptedReason::SubjectConflict, message: conflict.to_string() }
-    }
-}
-
-/// What should exist for `channel`. `objection` is what [`crate::objection`] found against it.
+/// What should exist for `channel`. `objection` is what [`crate::desired::objection`] found against it.
 pub fn desired(channel: &Channel, installation: &Installation, objection: Option<&Rejection>) -> Verdict {
     let subjects = match subjects(channel, &installation.grants) {
         Ok(subjects) => subjects,
@@ -91,7 +84,7 @@ pub fn desired(channel: &Channel, installation: &Installation, objection: Option
     }
 }
 
-/// The subjects that a Channel may have, whatever other Channels want: what it puts into [`crate::claims`].
+/// The subjects that a Channel may have, whatever other Channels want: what it puts into [`crate::desired::claims`].
 ///
 /// # Errors
 /// Everything that refuses the Channel by itself, whether it concerns subjects or not: a refused Channel claims nothing.

@@ -10,19 +10,14 @@ use regex::Regex;
 use schemars::Schema;
 use serde_json::{Value, json};
 
-use crate::access::AccessMode;
-use crate::channel::{ChannelSpec, DEFAULT_CLASS, Durability};
-use crate::events::Start;
-use crate::fault::Fault;
-use crate::history::Storage;
-use crate::subject::{MAX_SUBJECT_BYTES, Pattern, PatternError};
-use crate::template::{TemplateError, TopicTemplate, runs_together};
-
-/// The first token of the subjects that Tidings' own channels have by default.
-pub const BASE_PREFIX: &str = "tidings";
-
-/// The first token of the subjects below which NATS repeats what streams have stored; nobody's channel.
-pub const LIVE_PREFIX: &str = "tidings-live";
+use crate::api::access::AccessMode;
+use crate::api::channel::{ChannelSpec, DEFAULT_CLASS, Durability};
+use crate::api::events::Start;
+use crate::api::history::Storage;
+use crate::name::fault::Fault;
+use crate::name::label::{BASE_PREFIX, is_label, is_reserved};
+use crate::name::subject::{MAX_SUBJECT_BYTES, Pattern, PatternError};
+use crate::name::template::{TemplateError, TopicTemplate, runs_together};
 
 const _: () = assert!(MAX_SUBJECT_BYTES == 255, "the rules over subjects and topics spell it out");
 
@@ -74,7 +69,7 @@ macro_rules! claims_run_together {
 }
 
 /// An origin as browsers serialise it (Fetch standard, `Origin`), any scheme: apps send their own. `*.` before a host of at
-/// least two labels stands for one label: see [`crate::origin`].
+/// least two labels stands for one label: see [`crate::name::origin`].
 macro_rules! origin {
     () => {
         r"^[a-z][a-z0-9+.-]*://([*][.][a-z0-9_-]+([.][a-z0-9_-]+)+|[a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?$"
@@ -322,12 +317,6 @@ fn validation(path: &str, cel: &str, message: &str) -> Value {
     }
 }
 
-/// A DNS label (RFC 1123).
-pub fn is_label(text: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
-}
-
 /// Too many bytes are a rule of their own.
 fn is_subject(text: &str) -> bool {
     matches!(text.parse::<Pattern>(), Ok(_) | Err(PatternError::TooLong))
@@ -336,13 +325,6 @@ fn is_subject(text: &str) -> bool {
 fn is_template(text: &str) -> bool {
     use TemplateError::{Ambiguous, Pattern};
     matches!(text.parse::<TopicTemplate>(), Ok(_) | Err(Ambiguous | Pattern(PatternError::TooLong)))
-}
-
-/// Whether some subject of the pattern is NATS' own, an inbox, or a live one. A first token that is a wildcard overlaps
-/// all of these.
-pub(crate) fn is_reserved(text: &str) -> bool {
-    let first = text.split('.').next().unwrap_or_default();
-    text.starts_with(['$', '*', '>']) || text.starts_with("_INBOX") || first == LIVE_PREFIX
 }
 
 fn names_own_base(subject: &str, name: &str) -> bool {

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::condition::{AcceptedReason, ProgrammedReason, ReadyReason, Reason};
-use crate::definition::{COLUMNS, schema};
+use crate::api::condition::{AcceptedReason, ProgrammedReason, ReadyReason, Reason};
+use crate::api::definition::{COLUMNS, schema};
 
 const HEAD: &str = "\
 <!-- Generated from the types in crds/ by `make generate`. Do not edit. -->

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::history::Storage;
-use crate::key::ChannelKey;
-use crate::rule::LIVE_PREFIX;
-use crate::subject::Pattern;
+use crate::api::history::Storage;
+use crate::name::key::ChannelKey;
+use crate::name::label::LIVE_PREFIX;
+use crate::name::subject::Pattern;
 
 /// Which installation (cluster) a stream belongs to.
 pub const CLUSTER_METADATA: &str = "tidings.dev/cluster";
@@ -202,7 +202,7 @@ impl StreamSpec {
         (theirs == cluster).then_some(key)
     }
 
-    /// The subjects it stores, as [`crate::claims`] wants them. What is no pattern to us is left out.
+    /// The subjects it stores, as [`crate::desired::claims`] wants them. What is no pattern to us is left out.
     pub fn held(&self) -> Vec<Pattern> {
         self.subjects.iter().filter_map(|subject| subject.parse().ok()).collect()
     }

@@ -1,18 +1,18 @@
 //! The Channel resource (`channels.tidings.dev`) as users write it.
 //!
 //! The doc comments of the fields are what `kubectl explain channels.tidings.dev` shows. Types here are raw: a value
-//! may break a rule of [`crate::rule`]; [`crate::desired`] is the step after which nobody reads them any more.
+//! may break a rule of [`crate::api::rule`]; [`crate::desired`] is the step after which nobody reads them any more.
 
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use crate::access::{AccessMode, AccessSpec, CorsSpec, PublishAccess, SubscribeAccess, TokenSource};
-pub use crate::events::{Encoding, EventsSpec, Start};
-pub use crate::history::{HistorySpec, ReclaimPolicy, Storage};
-use crate::key::ChannelKey;
-pub use crate::limits::LimitsSpec;
-pub use crate::status::{ChannelStatus, GatewayCount};
+pub use crate::api::access::{AccessMode, AccessSpec, CorsSpec, PublishAccess, SubscribeAccess, TokenSource};
+pub use crate::api::events::{Encoding, EventsSpec, Start};
+pub use crate::api::history::{HistorySpec, ReclaimPolicy, Storage};
+pub use crate::api::limits::LimitsSpec;
+pub use crate::api::status::{ChannelStatus, GatewayCount};
+use crate::name::key::ChannelKey;
 
 /// The class of an installation that was given no other.
 pub const DEFAULT_CLASS: &str = "tidings";
@@ -32,7 +32,8 @@ pub const DEFAULT_CLASS: &str = "tidings";
     doc = "A stream of events that browsers subscribe to with EventSource: publications on its NATS subjects are sent to its subscribers."
 )]
 #[serde(rename_all = "camelCase")]
-#[schemars(transform = crate::rule::write)]
+// circle: the schema of the type carries the rules over it.
+#[schemars(transform = crate::api::rule::write)]
 pub struct ChannelSpec {
     /// Which installation of Tidings serves the channel. Immutable. Default: tidings.
     #[serde(default = "class_name")]

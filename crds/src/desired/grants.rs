@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::fault::Fault;
-use crate::key::ChannelKey;
-use crate::rule::{BASE_PREFIX, is_label, is_reserved};
-use crate::subject::Pattern;
+use crate::name::fault::Fault;
+use crate::name::key::ChannelKey;
+use crate::name::label::{BASE_PREFIX, is_label, is_reserved};
+use crate::name::subject::Pattern;
 
 /// Stands for every namespace in a [`SubjectGrant`].
 pub const ANY_NAMESPACE: &str = "*";

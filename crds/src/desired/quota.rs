@@ -8,14 +8,14 @@ use std::fmt::Write;
 
 use serde::Deserialize;
 
-use crate::channel::{Channel, Durability};
-use crate::condition::AcceptedReason;
-use crate::desired::Rejection;
-use crate::fault::Fault;
-use crate::history::{HistorySpec, Storage};
-use crate::key::ChannelKey;
-use crate::quantity::ByteQuantity;
-use crate::rule::is_label;
+use crate::api::channel::{Channel, Durability};
+use crate::api::condition::AcceptedReason;
+use crate::api::history::{HistorySpec, Storage};
+use crate::api::quantity::ByteQuantity;
+use crate::desired::rejection::Rejection;
+use crate::name::fault::Fault;
+use crate::name::key::ChannelKey;
+use crate::name::label::is_label;
 
 /// What the Channels of some namespaces may have at most, as the settings file writes it. An absent limit does not limit.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -6,8 +6,8 @@
 
 use std::sync::{Arc, LazyLock};
 
-use crate::subject::Pattern;
-use crate::topic::TopicFilter;
+use crate::name::subject::Pattern;
+use crate::name::topic_filter::TopicFilter;
 
 /// Several filters as one: a topic passes if any of them lets it pass. Sorted. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -241,7 +241,7 @@ impl<'s> Rows<'s> {
 // === impl Walk ===
 
 impl<'s> Walk<'s, '_> {
-    /// What is below both nodes. Depth is bounded by [`crate::subject::MAX_TOKENS`].
+    /// What is below both nodes. Depth is bounded by [`crate::name::subject::MAX_TOKENS`].
     fn at(&mut self, ours: Node, theirs: Node) -> Result<(), TooManyTopics> {
         self.steps.take()?;
         if !self.path.is_empty() && self.ours.end(ours).is_some() && self.theirs.end(theirs).is_some() {

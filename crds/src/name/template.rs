@@ -6,8 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::subject::{MAX_SUBJECT_BYTES, MAX_TOKENS, Pattern};
-use crate::topic::TopicFilter;
+use crate::name::subject::{MAX_SUBJECT_BYTES, MAX_TOKENS, Pattern};
+use crate::name::topic_filter::TopicFilter;
 
 /// A topic filter with claims in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub enum TemplateError {
     Ambiguous,
     /// What remains is not a topic filter.
     #[error(transparent)]
-    Pattern(#[from] crate::subject::PatternError),
+    Pattern(#[from] crate::name::subject::PatternError),
 }
 
 // === impl TopicTemplate ===
@@ -75,7 +75,7 @@ impl FromStr for TopicTemplate {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.len() > MAX_SUBJECT_BYTES {
-            return Err(crate::subject::PatternError::TooLong.into());
+            return Err(crate::name::subject::PatternError::TooLong.into());
         }
         let mut parts = Vec::new();
         let mut rest = text;
@@ -136,7 +136,7 @@ pub fn stands_in_values(character: char) -> bool {
 }
 
 /// What an entry without claims grants.
-fn grant(text: &str) -> Result<TopicFilter, crate::subject::PatternError> {
+fn grant(text: &str) -> Result<TopicFilter, crate::name::subject::PatternError> {
     match text {
         ">" => Ok(TopicFilter::All),
         "." => Ok(TopicFilter::Empty),
@@ -144,12 +144,12 @@ fn grant(text: &str) -> Result<TopicFilter, crate::subject::PatternError> {
     }
 }
 
-const _: () = assert!(MAX_TOKENS == 32, "the rules in crate::rule spell out this number");
+const _: () = assert!(MAX_TOKENS == 32, "the rules of the definition spell out this number");
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::subject::PatternError;
+    use crate::name::subject::PatternError;
 
     fn template(text: &str) -> Result<TopicTemplate, TemplateError> {
         text.parse()

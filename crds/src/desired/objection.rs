@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::channel::Channel;
-use crate::claims::{Claim, Claims};
-use crate::desired::{Installation, Rejection, subjects};
-use crate::key::ChannelKey;
-use crate::quota::Demand;
-use crate::subject::Pattern;
+use crate::api::channel::Channel;
+use crate::desired::claims::{Claim, Claims};
+use crate::desired::quota::Demand;
+use crate::desired::rejection::Rejection;
+use crate::desired::{Installation, subjects};
+use crate::name::key::ChannelKey;
+use crate::name::subject::Pattern;
 
 /// What speaks against each of these Channels, all of them from files; `held` is what streams store at present, also those
 /// without a Channel. A Channel that a quota refuses claims no subjects.

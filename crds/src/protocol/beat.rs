@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::fault::Fault;
-use crate::key::ChannelKey;
-use crate::release::Release;
+use crate::name::fault::Fault;
+use crate::name::key::ChannelKey;
+use crate::protocol::release::Release;
 
 /// The version of this document; others are refused.
 pub const BEAT_VERSION: u32 = 1;
@@ -74,7 +74,7 @@ pub type Channels = BTreeMap<ChannelKey, ChannelBeat>;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChannelBeat {
-    /// [`crate::route::Route::digest`] of the Route in force; null if there is none.
+    /// [`crate::protocol::route::Route::digest`] of the Route in force; null if there is none.
     #[serde(deserialize_with = "required")]
     pub digest: Option<String>,
     /// How many streams of the channel are open.

@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use crate::definition::schema;
-use crate::fault::Fault;
+use crate::api::definition::schema;
+use crate::name::fault::Fault;
 
 /// A DNS label, as the schema writes it.
 const LABEL_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";

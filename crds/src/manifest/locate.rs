@@ -33,7 +33,7 @@ pub fn line(text: &str, path: &str) -> Option<usize> {
     }
 }
 
-/// The steps of a path as [`crate::fault::Fault`] writes it.
+/// The steps of a path as [`crate::name::fault::Fault`] writes it.
 pub(crate) fn steps(path: &str) -> impl Iterator<Item = Step<'_>> {
     path.split(['.', '[']).filter(|part| !part.is_empty()).map(|part| {
         match part.strip_suffix(']').and_then(|index| index.parse().ok()) {

@@ -3,6 +3,9 @@
 //! What the API server would refuse is refused here too: unknown fields, the bounds of the schema, and the rules over a
 //! Channel. Pure: the text comes in, Channels and faults go out; which files there are is the operator's matter.
 
+pub mod locate;
+pub mod nesting;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,11 +13,13 @@ use std::fmt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value};
 
-use crate::channel::{Channel, ChannelSpec};
-use crate::definition::API_VERSION;
-use crate::fault::Fault;
-use crate::key::ChannelKey;
-use crate::{locate, nesting, rule, schema};
+use crate::api::channel::{Channel, ChannelSpec};
+use crate::api::definition::API_VERSION;
+use crate::api::rule;
+use crate::api::schema;
+use crate::name::fault::Fault;
+use crate::name::key::ChannelKey;
+use crate::name::label::is_label;
 
 /// Where a Channel belongs that names no namespace, as for `kubectl` without a context.
 pub const DEFAULT_NAMESPACE: &str = "default";
@@ -302,7 +307,7 @@ fn metadata(value: Option<&Value>, faults: &mut Vec<Fault>) -> ObjectMeta {
         match (key.as_str(), value) {
             (_, Value::Null) => {}
             ("name", Value::String(name)) => metadata.name = Some(name.clone()),
-            ("namespace", Value::String(namespace)) if rule::is_label(namespace) => {
+            ("namespace", Value::String(namespace)) if is_label(namespace) => {
                 metadata.namespace = Some(namespace.clone());
             }
             ("namespace", _) => faults.push(Fault::new(path, "a namespace is a DNS label, as in shop")),
