@@ -170,6 +170,7 @@ mod tests {
         let expected = "auth/keys.rs:1: auth uses crate::settings::Settings, and root is above it";
         assert_eq!(with("auth/keys.rs", "use crate::settings::Settings;\n"), [expected]);
         assert_eq!(with("auth/mod.rs", "use super::http::app::App;\n").len(), 1);
+        assert_eq!(with("auth/mod.rs", "#[cfg(test)]\nmod tests {\n    use super::*;\n}\n"), [""; 0]);
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Source {
             let above = at.checked_sub(1).and_then(|above| lines.get(above)).map(|line| line.trim_start());
             let circle = above.is_some_and(|line| line.strip_prefix("// circle: ").is_some_and(|why| !why.is_empty()));
             let test = tests.is_some();
-            imports.extend(paths(&path, code).map(|path| Import { path, line: at + 1, test, circle }));
+            imports.extend(paths(&path, code, test).map(|path| Import { path, line: at + 1, test, circle }));
             if let Some(name) = function(code) {
                 let reason = lines[..at].iter().rev().map(|line| line.trim_start());
                 let reason = reason
@@ -119,11 +119,12 @@ fn module(line: &str) -> Option<(String, bool)> {
 }
 
 /// The paths in a line of code that begin at the root of the crate.
-fn paths(file: &str, code: &str) -> impl Iterator<Item = Vec<String>> {
-    // From the face of a room, the modules above are the root's.
-    let up = if file.ends_with("/mod.rs") && file.matches('/').count() == 1 { "super::" } else { "super::super::" };
+fn paths(file: &str, code: &str, nested: bool) -> impl Iterator<Item = Vec<String>> {
+    // From the face of a room, the modules above are the root's; from a module within a file they are one step further.
+    let is_face = file.ends_with("/mod.rs") && file.matches('/').count() == 1;
+    let up = "super::".repeat(1 + usize::from(!is_face) + usize::from(nested));
     let mut found = Vec::new();
-    for begin in ["crate::", up] {
+    for begin in ["crate::", &up] {
         for (at, _) in code.match_indices(begin) {
             let before = code[..at].chars().next_back();
             if before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | ':' | '$')) {
