@@ -36,7 +36,7 @@ mod tests {
     fn operator_and_gateway_have_the_same_log_writer() {
         assert_eq!(
             include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/runtime/log_writer.rs")),
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../operator/src/log_writer.rs"))
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../operator/src/runtime/log_writer.rs"))
         );
     }
 }

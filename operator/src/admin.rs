@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Listen;
-use crate::metrics::Metrics;
-use crate::ready::Ready;
+use crate::runtime::metrics::Metrics;
+use crate::runtime::readiness::Ready;
 
 /// A probe sends its few header bytes at once; who takes longer holds one of [`MOST_CONNECTIONS`].
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -11,11 +11,13 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use sha2::{Digest, Sha256};
 use tidings_crds::channel::DEFAULT_CLASS;
+use tidings_crds::label::is_label;
 use tidings_crds::release::{Release, ReleaseError};
-use tidings_crds::rule::is_label;
 
-use crate::login::{NatsArguments, NatsSettings};
-use crate::trial_http::Address;
+use crate::commands::smoke_test_http::Address;
+use crate::files::config::FilesConfig;
+use crate::kubernetes::config::KubernetesConfig;
+use crate::nats::login::{NatsArguments, NatsSettings};
 
 /// Reconciles Channels (channels.tidings.dev) into NATS streams and gateway Routes.
 ///
@@ -204,38 +206,6 @@ pub enum Front {
     Files(FilesConfig),
     /// Resources in a Kubernetes cluster.
     Kubernetes(KubernetesConfig),
-}
-
-/// The file front end.
-#[derive(Clone, Debug)]
-pub struct FilesConfig {
-    /// The directory of manifests.
-    pub channels: PathBuf,
-    /// The directory of Route files.
-    pub routes: PathBuf,
-    /// Time that a manifest must be missing before its Channel counts as removed.
-    pub removal_delay: Duration,
-}
-
-/// The Kubernetes front end.
-#[derive(Clone, Debug)]
-pub struct KubernetesConfig {
-    /// This installation.
-    pub release: Release,
-    /// Which Channels are its own.
-    pub class_name: String,
-    /// Where Channels are served; empty means everywhere.
-    pub watch_namespaces: Vec<String>,
-    /// The Service whose endpoints are the gateways.
-    pub gateway_service: Option<String>,
-    /// What `status.url` begins with, without a slash at its end.
-    pub public_url: Option<String>,
-    /// Duration of the leader's Lease.
-    pub lease: Duration,
-    /// The name of the pod.
-    pub pod_name: String,
-    /// What tells this process from others that may lead.
-    pub identity: String,
 }
 
 /// Why the settings cannot be used.

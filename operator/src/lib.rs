@@ -1,77 +1,33 @@
 //! Reconciles Channels into NATS streams and gateway Routes.
 //!
 //! # Layout
-//! - [`config`] (command line), [`settings`] (the file behind `--config`), [`telemetry`], [`operator`] (puts the parts
-//!   together), [`check`] (validates manifests offline).
-//! - One Channel: [`reconcile`] is the table of contents of [`apply`] (io: observes and does), [`plan`] (pure: decides)
-//!   and [`report`] (pure: says); [`rollout`] (pure) says which gateways have a new Route; [`remove`] is for a Channel that is gone. What a Channel means stands in `tidings_crds`.
-//! - Io: [`streams`] (NATS; its documents in [`document`], its pages in [`listing`], how it is reached in [`login`], what
-//!   it refuses in [`refusals`]), [`store`] (a place for Routes),
-//!   [`routes`] (that place as files).
-//! - The file front end: [`files`] drives [`directory`] (io) → [`inventory`] (pure) → reconcile → [`table`] (pure), and
-//!   [`absence`] (pure) tells which Channels are gone.
-//! - The Kubernetes front end: [`kubernetes`] brings news to the [`agenda`] (pure) and carries out what that decides. The
-//!   agenda stands on [`catalogue`] (the Channels, each [`observed`]), [`queue`], [`survey`], [`gateways`], [`status`] with
-//!   [`ready_rule`], [`budget`] and [`notice`]: all pure. Io: [`watch`] at the pace of [`watch_pace`], [`beats`], [`visit`], [`route_maps`], [`finalizer`],
-//!   [`events`], [`definition`], each call through [`api`]; [`crd_apply`] is a command of its own.
-//! - [`trial`] (over [`trial_http`]) is the command `try`: an installation is used once.
-//! - [`leadership`] (io) and [`lease`] (pure) say which of several operators writes.
-//! - [`admin`] answers probes and scrapers from [`ready`] and [`metrics`]. [`failpoint`] lets tests end the process.
+//! One folder for each concern, from the outside to the inside; a folder uses only those below it. `docs/architecture.md`
+//! follows a manifest through them.
+//!
+//! | folder | holds |
+//! |---|---|
+//! | [`config`], [`logging`], [`operator`], [`admin`] | the process: its command line, its log, what runs, its admin port |
+//! | [`commands`] | commands that run once: `check`, `crd apply`, `try` |
+//! | [`files`] | the front end without a cluster |
+//! | [`kubernetes`] | the front end in a cluster: all that talks to the API server |
+//! | [`schedule`] | what is next in a cluster, and what is said about it: pure |
+//! | [`reconcile`] | one Channel, the same for both front ends |
+//! | [`nats`] | streams at NATS |
+//! | [`leader`] | which of several operators writes |
+//! | [`runtime`] | what every folder may use |
 
-pub mod absence;
 pub mod admin;
-pub mod agenda;
-pub mod api;
-pub mod apply;
-pub mod beats;
-pub mod budget;
-pub mod catalogue;
-pub mod check;
+pub mod commands;
 pub mod config;
-pub mod crd_apply;
-pub mod definition;
-pub mod directory;
-pub mod document;
-pub mod events;
-pub mod failpoint;
 pub mod files;
-pub mod finalizer;
-pub mod gateways;
-pub mod inventory;
 pub mod kubernetes;
-pub mod leadership;
-pub mod lease;
-pub mod listing;
-pub mod log_writer;
-pub mod login;
-pub mod metrics;
-pub mod notice;
-pub mod observed;
+pub mod leader;
+pub mod logging;
+pub mod nats;
 pub mod operator;
-pub mod plan;
-pub mod queue;
-pub mod ready;
-pub mod ready_rule;
 pub mod reconcile;
-pub mod refusals;
-pub mod remove;
-pub mod report;
-pub mod rollout;
-pub mod route_maps;
-pub mod routes;
-pub mod settings;
-pub mod status;
-pub mod store;
-pub mod streams;
-pub mod survey;
-pub mod table;
-pub mod telemetry;
-pub mod trial;
-pub mod trial_http;
-pub mod trial_tls;
-pub mod visit;
-pub mod watch;
-pub mod watch_pace;
+pub mod runtime;
+pub mod schedule;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -81,11 +37,13 @@ use tidings_crds::definition::crd_yaml;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::check;
+use crate::commands::crd_apply;
+use crate::commands::smoke_test::Trial;
+use crate::commands::smoke_test_http::Gateway;
+use crate::commands::smoke_test_tls::Pin;
 use crate::config::{Args, CommandArgs, Config, CrdArgs};
-use crate::settings::Settings;
-use crate::trial::Trial;
-use crate::trial_http::Gateway;
-use crate::trial_tls::Pin;
+use crate::reconcile::settings::Settings;
 
 /// Does what the command line asks for.
 ///
@@ -126,7 +84,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         None => {
             // To the end of the run: dropped, it writes the last lines.
-            let _flush = telemetry::start(&args.run.logs);
+            let _flush = logging::start(&args.run.logs);
             operator::run(Config::try_from(args.run)?, ended()?).await?;
             Ok(ExitCode::SUCCESS)
         }

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use tidings_operator::{apply::chain, config::Args};
+use tidings_operator::config::Args;
+use tidings_operator::runtime::chain::chain;
 
 #[tokio::main]
 async fn main() -> ExitCode {

@@ -11,21 +11,22 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use crate::admin::Admin;
-use crate::config::{Config, Front, KubernetesConfig};
-use crate::definition::Definition;
+use crate::config::{Config, Front};
 use crate::files::Files;
-use crate::finalizer::Finalizers;
-use crate::kubernetes::Kubernetes;
-use crate::leadership::Elector;
-use crate::metrics::Metrics;
-use crate::ready::Ready;
-use crate::reconcile::Context;
-use crate::route_maps::RouteMaps;
-use crate::routes::{RouteFileError, RouteFiles};
-use crate::settings::{Settings, SettingsError};
-use crate::streams::{ConnectError, Streams};
-use crate::visit::Visits;
-use crate::watch_pace::WatchPace;
+use crate::kubernetes::config::KubernetesConfig;
+use crate::kubernetes::config_maps::RouteMaps;
+use crate::kubernetes::controller::Kubernetes;
+use crate::kubernetes::crd::Definition;
+use crate::kubernetes::finalizer::Finalizers;
+use crate::kubernetes::reconciler::Visits;
+use crate::kubernetes::watch_pace::WatchPace;
+use crate::leader::elector::Elector;
+use crate::nats::streams::{ConnectError, Streams};
+use crate::reconcile::context::Context;
+use crate::reconcile::routes::{RouteFileError, RouteFiles};
+use crate::reconcile::settings::{Settings, SettingsError};
+use crate::runtime::metrics::Metrics;
+use crate::runtime::readiness::Ready;
 
 /// Why the operator does not start.
 #[derive(Debug, thiserror::Error)]

@@ -15,6 +15,7 @@
 //!   [`chart_metrics`], [`network_policy`]: the chart as it renders.
 //! - [`chart_site`], [`chart_release`], [`chart_images`]: the chart in a cluster; [`crowd`]: who visits it from a pod;
 //!   [`ready_history`]: what its Channels said meanwhile.
+//! - `structure`: a check of the product's sources: rooms, imports, long functions.
 
 pub mod api_audit;
 pub mod cable;
@@ -69,6 +70,8 @@ pub mod seed;
 pub mod segments;
 pub mod side;
 pub mod sse;
+#[cfg(test)]
+mod structure;
 pub mod tls;
 pub mod token;
 pub mod token_search;

@@ -13,7 +13,7 @@ use tracing::debug;
 use crate::auth::claims::Claims;
 use crate::auth::credential::Credential;
 use crate::auth::current_settings::Rules;
-use crate::auth::grant::Action;
+use crate::auth::errand::Errand;
 use crate::auth::issuer::Issuer;
 use crate::auth::jwt::{Secret, TokenFault, Unverified};
 use crate::auth::keyring::{Keyring, NoKeys};
@@ -22,7 +22,6 @@ use crate::auth::principal::{Caller, Principal};
 use crate::auth::review_cache::Reviews;
 use crate::auth::settings::{AuthSettings, Kubernetes};
 use crate::auth::token_review;
-use crate::limits::client::Client;
 use crate::metrics::registry::Metrics;
 
 /// Checks tokens.
@@ -46,19 +45,6 @@ struct Issuers {
 struct Followed {
     keyring: Arc<Keyring>,
     task: tokio::task::AbortHandle,
-}
-
-/// What a request is about.
-#[derive(Clone, Copy, Debug)]
-pub struct Errand<'e> {
-    /// What it wants to do.
-    pub action: Action,
-    /// With the channel of this namespace,
-    pub namespace: &'e str,
-    /// and of this name, whether there is one or not.
-    pub name: &'e str,
-    /// Where it comes from.
-    pub client: Client,
 }
 
 /// Why the sender of the request is not known.

@@ -7,6 +7,7 @@ pub mod claims;
 pub mod credential;
 pub mod current_settings;
 pub mod denylist;
+pub mod errand;
 pub mod grant;
 pub mod issuer;
 pub mod jwks_client;

@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, OnceCell, Semaphore};
 use tracing::warn;
 
-use crate::auth::authenticator::Errand;
 use crate::auth::current_settings::Rules;
+use crate::auth::errand::Errand;
 use crate::auth::issuer::is_name;
 use crate::auth::jwt::Secret;
 use crate::auth::metrics::{Review, TokenMetrics};

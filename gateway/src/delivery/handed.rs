@@ -1,36 +1,17 @@
-//! How a socket leaves hyper. An HTTP/1.1 connection offers itself with each request; the request that opens an event stream may
-//! take the offer up, and answers with the head alone. The connection is then taken apart instead of written to: what it
-//! was to write is [`Handed`] on with its socket.
+//! What a shard is handed with a socket: the stream, and the first bytes of the response.
 //!
 //! From the head on the response is sent in chunks, and each frame is kept as one ([`crate::log::chunked`]). To an HTTP/1.0
 //! client, which knows no chunks, it ends with the connection (RFC 9112, section 6.3).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
-use http::{HeaderMap, Response, Version};
-use parking_lot::Mutex;
+use http::{HeaderMap, Version};
 
 use crate::channel::event_stream::Stream;
 use crate::channel::hub::Opened;
 use crate::log::chunked::Frame;
-
-/// A connection's offer to be taken over. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Offer(Arc<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    taken: Mutex<Option<Opened>>,
-    handed: Mutex<Option<Box<Handed>>>,
-    /// Whether `handed` holds something.
-    ready: AtomicBool,
-    /// Whether the transport has refused bytes that hyper still holds.
-    blocked: AtomicBool,
-}
 
 /// A stream on its way to the task that will write it.
 #[derive(Debug)]
@@ -43,35 +24,14 @@ pub struct Handed {
     pub chunked: bool,
 }
 
-// === impl Offer ===
+// === impl Handed ===
 
-impl Offer {
-    /// Takes the offer up. The answer to the request is then a head without a body.
-    pub fn take_up(&self, opened: Opened) {
-        *self.0.taken.lock() = Some(opened);
-    }
-
-    /// Completes what was taken up with the head of the answer to a request of this version. False if nobody took the offer up.
-    pub fn settle<B>(&self, answer: &Response<B>, asked: Version) -> bool {
-        let Some(Opened { stream, opening }) = self.0.taken.lock().take() else { return false };
+impl Handed {
+    /// What was opened, with the headers of the answer to a request of this version.
+    pub fn new(opened: Opened, headers: &HeaderMap, asked: Version, now: SystemTime) -> Self {
+        let Opened { stream, opening } = opened;
         let chunked = asked >= Version::HTTP_11;
-        let first = first(answer.headers(), opening, chunked, SystemTime::now());
-        *self.0.handed.lock() = Some(Box::new(Handed { stream, first, chunked }));
-        self.0.ready.store(true, Relaxed);
-        true
-    }
-
-    /// The transport took bytes, or refused to.
-    pub fn blocked(&self, blocked: bool) {
-        self.0.blocked.store(blocked, Relaxed);
-    }
-
-    /// What is handed on, once hyper holds no earlier answer any more.
-    pub fn handed(&self) -> Option<Box<Handed>> {
-        if !self.0.ready.load(Relaxed) || self.0.blocked.load(Relaxed) {
-            return None;
-        }
-        self.0.handed.lock().take()
+        Self { stream, first: first(headers, opening, chunked, now), chunked }
     }
 }
 
@@ -103,6 +63,7 @@ fn first(headers: &HeaderMap, opening: Vec<Frame>, chunked: bool, now: SystemTim
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::Response;
     use std::time::Duration;
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use crate::delivery::handed::Handed;
 use crate::delivery::io::{Arrival, RollId, Ticket};
 use crate::log::chunk::Chunk;
-use crate::server::accept::Held as Connection;
+use crate::server::hold::Held as Connection;
 use crate::server::socket::Socket;
 
 /// What has come for a shard.

@@ -2,19 +2,21 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use crate::channel::hub::Opened;
 use crate::channel::relay;
 use crate::delivery::epoll::{EVENTS, Kernel, tell};
 use crate::delivery::handed::Handed;
 use crate::delivery::io::Now;
 use crate::delivery::mailbox::{Inbox, Mail};
 use crate::delivery::shard::{LOOK, LOOKS, Shard};
-use crate::server::accept::Held as Connection;
+use crate::server::hold::Held as Connection;
 use crate::server::socket::Socket;
+use crate::server::upgrade::{Offer, TakeSocket};
 
 /// The shards of the process. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -37,10 +39,19 @@ impl Shards {
         Ok(Self(inboxes))
     }
 
+    /// Takes up a connection's offer: its socket comes here with the head of the answer, and the stream is written to it.
+    pub fn take_up(&self, offer: &Offer, opened: Opened) {
+        let shards = self.clone();
+        offer.take_up(move |headers, asked| {
+            let handed = Handed::new(opened, headers, asked, SystemTime::now());
+            TakeSocket::new(move |socket, connection| shards.take(socket, handed, connection))
+        });
+    }
+
     /// Takes a connection in, with what it holds for as long as its socket is open.
-    pub fn take(&self, socket: Socket, handed: Box<Handed>, connection: Connection) {
+    fn take(&self, socket: Socket, handed: Handed, connection: Connection) {
         let Some(inbox) = self.0.iter().min_by_key(|inbox| inbox.sockets()) else { return };
-        inbox.arrive(socket, *handed, connection);
+        inbox.arrive(socket, handed, connection);
     }
 
     /// Sockets that are still open.

@@ -7,16 +7,17 @@ use std::sync::Arc;
 
 use tidings_crds::topic::TopicSet;
 
-use crate::auth::authenticator::{Errand, Unknown};
+use crate::auth::authenticator::Unknown;
 use crate::auth::credential::Credential;
+use crate::auth::errand::Errand;
 use crate::auth::grant::Action;
 use crate::auth::policy;
 use crate::auth::principal::Caller;
+use crate::http::app::{App, Call};
 use crate::http::problem::{Problem, ProblemKind};
 use crate::http::publish::Posted;
 use crate::http::response::Reply;
 use crate::http::retry;
-use crate::http::router::{App, Call};
 use crate::http::subscribe::Asked;
 use crate::routes::Served;
 

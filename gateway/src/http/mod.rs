@@ -3,6 +3,7 @@
 //! May use every other room but `heartbeat`.
 
 pub mod admin;
+pub mod app;
 pub mod authorize;
 pub mod cors;
 pub mod demo;

@@ -16,83 +16,35 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::routing::any;
 use http::header::CONNECTION;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request};
 use tidings_crds::route::Route;
 use tracing::debug;
 
-use crate::auth::authenticator::Authority;
 use crate::auth::principal::Caller;
 use crate::channel::access_lease::Lease;
-use crate::channel::hub::{Hub, Subscribe, SubscribeError};
-use crate::delivery::handed::Offer;
+use crate::channel::hub::{Subscribe, SubscribeError};
+use crate::http::app::{App, Call};
 use crate::http::authorize::{Publishing, Subscription};
 use crate::http::cors::{self, Readers};
 use crate::http::demo;
 use crate::http::host;
-use crate::http::lingering::Lingering;
 use crate::http::problem::{Problem, ProblemKind};
 use crate::http::publish::{self, Posted};
-use crate::http::request_limits::RequestLimits;
 use crate::http::response::{self, Reply};
 use crate::http::retry;
 use crate::http::subscribe;
 use crate::limits::client::Client;
-use crate::limits::usage::{Clients, Place};
-use crate::metrics::registry::{Metrics, Operation, PostOutcome, TurnedAway};
-use crate::routes::{InForce, Routes, Served};
-use crate::runtime::drain::{Drain, Phase};
-use crate::server::connection_limit::Room;
-
-/// The public port.
-pub struct App {
-    /// The Routes in force.
-    pub routes: Arc<Routes>,
-    /// Who requests come from.
-    pub authority: Arc<Authority>,
-    /// Where streams come from and publications go to.
-    pub hub: Hub,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-    /// Whether the process is on its way out.
-    pub drain: Arc<Drain>,
-    /// What every client has in use.
-    pub clients: Arc<Clients>,
-    /// How much room there is for connections.
-    pub room: Arc<Room>,
-    /// What a request may cost.
-    pub limits: RequestLimits,
-    /// Whether `/` is the demo page.
-    pub demo: bool,
-    /// Whether the port speaks TLS.
-    pub tls: bool,
-    /// What is left of bodies that were refused.
-    pub lingering: Lingering,
-}
+use crate::limits::usage::Place;
+use crate::metrics::registry::{Operation, PostOutcome, TurnedAway};
+use crate::routes::{InForce, Served};
+use crate::runtime::drain::Phase;
+use crate::server::upgrade::Offer;
 
 /// Where a channel is, for every method.
 const CHANNEL: &str = "/channels/{namespace}/{name}/events";
 
 /// Long enough for 64 topics of a usual length.
 pub const MAX_URI_BYTES: usize = 8 << 10;
-
-/// One channel's request: all that is known before the channel is looked at.
-pub struct Call<'r> {
-    /// `namespace/name` of the path.
-    pub key: &'r str,
-    /// The whole address. It may hold a token.
-    pub uri: &'r Uri,
-    /// The headers.
-    pub headers: &'r HeaderMap,
-    /// The Routes that were in force when the request came.
-    pub routes: &'r InForce,
-    /// The Route, if there is one among them.
-    pub served: Option<Arc<Served>>,
-    started: Instant,
-    /// Where it comes from.
-    pub client: Client,
-    /// The connection, if it can be taken over.
-    offer: Option<Offer>,
-}
 
 /// An answer, and whether the channel had a say in it.
 struct Answer {
@@ -232,7 +184,7 @@ impl App {
         match opened {
             Ok(opened) => {
                 self.metrics.subscribed_after(call.started.elapsed());
-                Ok(subscribe::stream(opened, call.offer.as_ref()))
+                Ok(subscribe::stream(opened, call.offer.as_ref().zip(self.shards.as_ref())))
             }
             Err(SubscribeError::TooMuch(too_much)) => Err(Problem::invalid(too_much.to_string())),
             Err(error) => {

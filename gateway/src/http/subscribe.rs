@@ -10,12 +10,13 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::channel::hub::{FromWhere, Opened, StartAt};
 use crate::delivery::h2_body::EventStream;
-use crate::delivery::handed::Offer;
+use crate::delivery::workers::Shards;
 use crate::http::problem::Problem;
 use crate::http::query::{Parameter, Query, shown};
 use crate::http::response::{self, Reply, ReplyBody};
 use crate::http::retry;
 use crate::limits::quota::MAX_TOPICS;
+use crate::server::upgrade::Offer;
 
 /// The parameters of a subscription; `access_token` is only named here so that nothing near it passes unseen. A position has other
 /// names in some clients, which append them by themselves when they reconnect (`lastEventId` in event-source-polyfill).
@@ -125,11 +126,11 @@ fn time(text: &str) -> Option<SystemTime> {
     Some(SystemTime::from(time).max(SystemTime::UNIX_EPOCH))
 }
 
-/// The answer that carries the stream; or its head alone, where a connection offers itself for the rest.
-pub fn stream(opened: Opened, offer: Option<&Offer>) -> Reply {
+/// The answer that carries the stream; or its head alone, where a connection offers its socket and shards write the rest.
+pub fn stream(opened: Opened, offer: Option<(&Offer, &Shards)>) -> Reply {
     match offer {
-        Some(offer) => {
-            offer.take_up(opened);
+        Some((offer, shards)) => {
+            shards.take_up(offer, opened);
             head()
         }
         None => {

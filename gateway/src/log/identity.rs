@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 use tidings_crds::position::{Epoch, Stamp};
 
 use crate::log::event_log::Mark;
-use crate::log::ingest::Info;
 use crate::log::publication::Millis;
 
 /// How many of the newest known messages are kept for comparison: 64 of 16 bytes, 1 KiB a channel.
@@ -36,6 +35,24 @@ const TIMES: u32 = 2;
 /// For how long the end of a replicated stream has to stay where it lies too low: a leader that was just elected may have yet to
 /// apply what its log holds, and answers meanwhile.
 const APPLYING: Duration = Duration::from_secs(10);
+
+/// The state of a stream, as its leader tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// When it was created.
+    pub epoch: Epoch,
+    /// The first sequence that still exists, or will exist.
+    pub first: u64,
+    /// The last sequence given out.
+    pub last: u64,
+    /// When its last message was stored; 0 before the first, or if the server does not know.
+    pub last_time: Millis,
+    /// How long ago the leader was in contact with a majority of the replicas, itself included: zero if it is the only one,
+    /// `None` if it has no majority.
+    pub heard: Option<Duration>,
+    /// Whether it takes subjects that the Route does not have: the Route is older.
+    pub unrouted: bool,
+}
 
 /// What is known of a stream's identity.
 #[derive(Debug)]

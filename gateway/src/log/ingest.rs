@@ -27,6 +27,8 @@ use crate::log::event_log::Mark;
 use crate::log::identity::{Confirmed, Identity, Verdict, Wanted};
 use crate::log::publication::{Millis, Publication};
 
+pub use crate::log::identity::Info;
+
 /// How many live messages wait above a hole at most; more are dropped and fetched later.
 /// 4,096 are two seconds at 2,000 messages/s, much longer than a hole takes to fill.
 const WAITING: usize = 4096;
@@ -68,24 +70,6 @@ const HOLD: Duration = Duration::from_secs(120);
 /// How long the leader is asked again and again for an answer given after a certain moment ([`Ingest::confirm`]): longer than
 /// a subscriber waits for it.
 const CONFIRM_FOR: Duration = Duration::from_secs(10);
-
-/// The state of a stream, as its leader tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Info {
-    /// When it was created.
-    pub epoch: Epoch,
-    /// The first sequence that still exists, or will exist.
-    pub first: u64,
-    /// The last sequence given out.
-    pub last: u64,
-    /// When its last message was stored; 0 before the first, or if the server does not know.
-    pub last_time: Millis,
-    /// How long ago the leader was in contact with a majority of the replicas, itself included: zero if it is the only one,
-    /// `None` if it has no majority.
-    pub heard: Option<Duration>,
-    /// Whether it takes subjects that the Route does not have: the Route is older.
-    pub unrouted: bool,
-}
 
 /// A question to NATS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

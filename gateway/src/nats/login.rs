@@ -221,7 +221,7 @@ mod tests {
     fn operator_and_gateway_have_the_same_file() {
         assert_eq!(
             include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../gateway/src/nats/login.rs")),
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../operator/src/login.rs"))
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../operator/src/nats/login.rs"))
         );
     }
 

@@ -10,27 +10,26 @@ pub mod files;
 pub mod origins;
 mod paced_watch;
 mod removed;
+mod served;
 pub mod table;
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tidings_crds::route::Route;
-use tidings_crds::topic::TopicSet;
 use tokio::task::JoinError;
 use tracing::{info, warn};
 
-use crate::auth::grant::Action;
-use crate::auth::policy;
-use crate::auth::principal::Caller;
 use crate::limits::usage::Usage;
-use crate::metrics::registry::{ChannelMetrics, Metrics, RouteChange};
+use crate::metrics::registry::{Metrics, RouteChange};
 use crate::routes::origins::Origins;
 use crate::routes::removed::Removed;
 use crate::routes::table::{Change, Fault, RouteTable, Seen};
+
+pub use crate::routes::served::Served;
 
 /// The Routes in force, by `namespace/name`.
 #[derive(Debug, Default)]
@@ -45,18 +44,6 @@ pub struct InForce {
     /// Of all of them, and of those that were removed lately.
     origins: Origins,
     loaded: bool,
-}
-
-/// One Route in force, with what its channel has in use.
-#[derive(Debug)]
-pub struct Served {
-    /// The Route.
-    pub route: Arc<Route>,
-    /// What the channel's limits are held against; kept when the Route changes.
-    pub usage: Arc<Usage>,
-    digest: OnceLock<String>,
-    metrics: OnceLock<Arc<ChannelMetrics>>,
-    everybody: OnceLock<Option<TopicSet>>,
 }
 
 /// Puts into force what a source of Routes has seen.
@@ -157,33 +144,6 @@ impl InForce {
     /// Whether all Routes that there are have been seen: before that, a missing one may just not have been read yet.
     pub fn is_loaded(&self) -> bool {
         self.loaded
-    }
-}
-
-// === impl Served ===
-
-impl Served {
-    fn new(route: Arc<Route>, usage: Arc<Usage>) -> Self {
-        Self { route, usage, digest: OnceLock::new(), metrics: OnceLock::new(), everybody: OnceLock::new() }
-    }
-
-    /// [`Route::digest`], computed once: every beat repeats it.
-    pub fn digest(&self) -> &str {
-        self.digest.get_or_init(|| self.route.digest())
-    }
-
-    /// The topics that a subscriber may have: [`policy::granted`], computed once if that is everybody's.
-    pub fn granted_to_subscribe(&self, caller: Option<&Caller>) -> Option<TopicSet> {
-        let granted = || policy::granted(&self.route, Action::Subscribe, caller);
-        if policy::is_public(&self.route, Action::Subscribe) {
-            return self.everybody.get_or_init(granted).clone();
-        }
-        granted()
-    }
-
-    /// The counts of the channel, looked up with its first use: idle channels get no series.
-    pub fn metrics(&self, metrics: &Metrics) -> &Arc<ChannelMetrics> {
-        self.metrics.get_or_init(|| metrics.channel(&self.route.key()))
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tidings_crds::route::Route;
 
-use crate::routes::Served;
+use crate::routes::served::Served;
 
 /// How long a removed Route is remembered: longer than an operator needs to delete a Channel and serve it again.
 const REMEMBERED: Duration = Duration::from_secs(60);

@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::delivery::workers::Shards;
 use crate::metrics::registry::{ConnectionFault, Metrics};
-use crate::server::address_limit::{AddressLimit, AddressPlace};
+use crate::server::address_limit::AddressLimit;
 use crate::server::connection::{Departure, Protocol, Served};
 use crate::server::connection_limit::Room;
+use crate::server::hold::{Held, Open, Places};
 use crate::server::listener::Listener;
 use crate::server::socket::Socket;
 use crate::server::tcp::Tcp;
@@ -31,8 +31,6 @@ pub struct Port {
     pub protocol: Protocol,
     /// What stands in front of the protocol.
     pub tls: Option<Arc<Tls>>,
-    /// Who takes over the sockets that the protocol hands over.
-    pub shards: Option<Shards>,
     /// How many there may be.
     pub room: Arc<Room>,
     /// How many of one address.
@@ -42,9 +40,6 @@ pub struct Port {
     /// Counts connections; absent for the admin port, whose scrapes are not counted.
     pub metrics: Option<Arc<Metrics>>,
 }
-
-/// What a connection takes up: of all there is room for, and of what its address may have.
-type Places = (OwnedSemaphorePermit, Option<AddressPlace>);
 
 /// How often connections are asked to make room while there is none.
 const SHED: Duration = Duration::from_millis(500);
@@ -149,11 +144,10 @@ impl Port {
         };
         match served {
             Ok(Served::Closed) => {}
-            Ok(Served::Handed(socket, handed)) => match (&self.shards, socket) {
-                (Some(shards), Ok(socket)) => shards.take(socket, handed, Held { _places: place, _open: open }),
-                (_, Err(error)) => debug!(port = self.name, %peer, %error, "Failed to hand a connection over."),
-                (None, _) => debug!(port = self.name, %peer, "There is no worker to hand the connection to."),
-            },
+            Ok(Served::Upgraded(Ok(socket), take)) => take.take(socket, Held::new(place, open)),
+            Ok(Served::Upgraded(Err(error), _)) => {
+                debug!(port = self.name, %peer, %error, "Failed to hand a connection over.");
+            }
             Err(fault) => {
                 if let Some(metrics) = &self.metrics {
                     metrics.connection_fault(fault);
@@ -178,28 +172,4 @@ fn is_the_peer_s(error: &io::Error) -> bool {
             | Kind::TimedOut
             | Kind::Interrupted
     )
-}
-
-/// What a connection holds for as long as its socket is open, whichever task owns it.
-#[derive(Debug)]
-pub struct Held {
-    _places: Places,
-    _open: Option<Open>,
-}
-
-/// Counts one connection for as long as it is there, however it ends.
-#[derive(Debug)]
-struct Open(Arc<Metrics>);
-
-impl Open {
-    fn new(metrics: Arc<Metrics>) -> Self {
-        metrics.connection_opened();
-        Self(metrics)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.connection_closed();
-    }
 }

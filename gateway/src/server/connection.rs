@@ -29,14 +29,14 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::delivery::handed::{Handed, Offer};
 use crate::metrics::registry::{ConnectionFault, Handshake};
 use crate::server::activity::Activity;
 use crate::server::connection_limit::ConnectionLimits;
-use crate::server::reset_budget::Credit;
+use crate::server::reset_budget::{Credit, MAX_STREAMS};
 use crate::server::stream_progress::StreamExecutor;
 use crate::server::tcp::Tcp;
 use crate::server::tls::Tls;
+use crate::server::upgrade::{Offer, TakeSocket};
 
 /// How connections are served; one for all connections of a port.
 pub struct Protocol {
@@ -53,8 +53,8 @@ pub struct Protocol {
 pub enum Served<T> {
     /// It is closed.
     Closed,
-    /// It goes on, with an event stream to be written to it.
-    Handed(T, Box<Handed>),
+    /// It goes on as a socket that something else takes.
+    Upgraded(T, TakeSocket),
 }
 
 /// A transport that tells an offer whether it takes bytes.
@@ -85,9 +85,6 @@ pub struct Departure {
     /// Connections are short: those that are not in use make room.
     pub shed: Arc<Notify>,
 }
-
-/// Streams on one HTTP/2 connection; proxies open another connection for more.
-pub const MAX_STREAMS: u32 = 250;
 
 /// What one HTTP/2 stream may have unsent in memory; a slow reader waits in its cursor, not here.
 const MAX_SEND_BYTES: usize = 64 << 10;
@@ -256,19 +253,14 @@ impl Protocol {
                 let close = |one: Pin<&mut _>| http1::Connection::graceful_shutdown(one);
                 match drive(Pin::new(&mut connection), close, &offer, limits, departure).await? {
                     None => Ok(Served::Closed),
-                    Some(handed) => Ok(Served::Handed(connection.into_parts().io.into_inner().inner, handed)),
+                    Some(take) => Ok(Served::Upgraded(connection.into_parts().io.into_inner().inner, take)),
                 }
             }
             Version::Two => {
                 // On the heap, or the many HTTP/1.1 connections would have room for it as well.
                 let mut connection = Box::pin(self.http2.serve_connection(TokioIo::new(io), service));
                 let close = |two: Pin<&mut _>| http2::Connection::graceful_shutdown(two);
-                let driven = drive(connection.as_mut(), close, &offer, limits, departure);
-                let Some(credit) = credit else { return driven.await.map(|_| Served::Closed) };
-                tokio::select! {
-                    ended = driven => ended.map(|_| Served::Closed),
-                    () = credit.used_up() => Err(ConnectionFault::Resets),
-                }
+                within(drive(connection.as_mut(), close, &offer, limits, departure), credit).await
             }
         }
     }
@@ -281,7 +273,7 @@ impl<T> Served<T> {
     pub fn map<U>(self, made: impl FnOnce(T) -> U) -> Served<U> {
         match self {
             Self::Closed => Served::Closed,
-            Self::Handed(connection, handed) => Served::Handed(made(connection), handed),
+            Self::Upgraded(connection, take) => Served::Upgraded(made(connection), take),
         }
     }
 }
@@ -392,7 +384,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     offer: &Offer,
     limits: Limits<'_>,
     departure: Departure,
-) -> Result<Option<Box<Handed>>, ConnectionFault> {
+) -> Result<Option<TakeSocket>, ConnectionFault> {
     // One clock for all: the first head, then how long it is idle, then how long it may take to close.
     let mut clock = std::pin::pin!(tokio::time::sleep_until(limits.deadline));
     let mut stage = Stage::First;
@@ -402,7 +394,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
             // A head that is there is read before its deadline is looked at.
             biased;
             ended = poll_fn(|cx| polled(connection.as_mut(), offer, cx)) => return match ended {
-                Ended::Handed(handed) => Ok(Some(handed)),
+                Ended::Upgraded(take) => Ok(Some(take)),
                 Ended::Closed(ended) => fault(ended, limits.asked.load(Relaxed)).map(|()| None),
             },
             () = clock.as_mut(), if stage != Stage::Unlimited => match stage {
@@ -446,10 +438,22 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     }
 }
 
+/// Drives an HTTP/2 connection to its end, or until it has taken back too much.
+async fn within<T>(
+    driven: impl Future<Output = Result<Option<TakeSocket>, ConnectionFault>>,
+    credit: Option<Arc<Credit>>,
+) -> Result<Served<T>, ConnectionFault> {
+    let Some(credit) = credit else { return driven.await.map(|_| Served::Closed) };
+    tokio::select! {
+        ended = driven => ended.map(|_| Served::Closed),
+        () = credit.used_up() => Err(ConnectionFault::Resets),
+    }
+}
+
 /// How polling a connection ends.
 enum Ended {
     Closed(hyper::Result<()>),
-    Handed(Box<Handed>),
+    Upgraded(TakeSocket),
 }
 
 fn polled<C: Future<Output = hyper::Result<()>>>(
@@ -459,7 +463,7 @@ fn polled<C: Future<Output = hyper::Result<()>>>(
 ) -> Poll<Ended> {
     match connection.poll(cx) {
         Poll::Ready(ended) => Poll::Ready(Ended::Closed(ended)),
-        Poll::Pending => offer.handed().map_or(Poll::Pending, |handed| Poll::Ready(Ended::Handed(handed))),
+        Poll::Pending => offer.settled().map_or(Poll::Pending, |take| Poll::Ready(Ended::Upgraded(take))),
     }
 }
 

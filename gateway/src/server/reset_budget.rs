@@ -9,8 +9,11 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use tokio::sync::Notify;
 
+/// Streams on one HTTP/2 connection; proxies open another connection for more.
+pub const MAX_STREAMS: u32 = 250;
+
 /// As many as may be open at once: who leaves a page takes all its requests back.
-const MOST: u32 = crate::server::connection::MAX_STREAMS;
+const MOST: u32 = MAX_STREAMS;
 
 /// The credit of one connection.
 #[derive(Debug)]

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use tidings_crds::route::Route;
 use tidings_gateway::auth::authenticator::Authority;
 use tidings_gateway::channel::hub::{Hub, HubSettings};
+use tidings_gateway::http::app::App;
 use tidings_gateway::http::lingering::Lingering;
 use tidings_gateway::http::request_limits::RequestLimits;
-use tidings_gateway::http::router::App;
 use tidings_gateway::limits::client::ForwardedHeader;
 use tidings_gateway::metrics::registry::Metrics;
 use tidings_gateway::nats::connections::{Broker, BrokerOptions};
@@ -111,6 +111,7 @@ impl Server {
             metrics: metrics.clone(),
             drain: drain.clone(),
             clients: Arc::default(),
+            shards: None,
             room: room.clone(),
             limits: settings.requests,
             demo: true,
@@ -124,7 +125,6 @@ impl Server {
             listener,
             protocol: Protocol::new(&settings.connections),
             tls: None,
-            shards: None,
             addresses: AddressLimit::new(None, settings.room, Vec::new()),
             room,
             router: app.router(),
