@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Source, SubjectTransform};
 use tidings_tests::event_source::{EventSource, Happening, events, sequence_of};
 use tidings_tests::installation::{Installation, Settings};
 use tidings_tests::ledger::{Gap, gaps};
@@ -508,7 +509,42 @@ async fn a_leader_killed_under_load_loses_nothing_that_was_acknowledged(side: Si
     site.nats.ready().await;
 }
 
+/// The operator would set it right again, and is not there: what happens until then is seen.
+async fn a_stream_that_others_edit_while_it_is_served_loses_nothing(side: Side) {
+    let mut site = Settings::on(side).start().await;
+    let channel = site.channel(Manifest::public("orders")).await;
+    let source = site.subscribe(0, &channel, &[]).await;
+    let publisher = site.publisher(&channel).await;
+    publisher.fill("a", 10).await;
+    until(&source, "9").await;
+    site.operator.kill9();
+    let jetstream = site.jetstream().await;
+    let mut config = publisher.stream().await.cached_info().config.clone();
+    config.republish = None;
+    jetstream.update_stream(&config).await.expect("no longer republished");
+    publisher.fill_with("a", numbers(10..20)).await;
+    assert_eq!(data(&until(&source, "19").await), numbers(0..20));
+    let elsewhere = Config { name: "ELSEWHERE".into(), subjects: vec!["elsewhere".into()], ..Config::default() };
+    jetstream.create_stream(elsewhere).await.expect("a stream of somebody else's");
+    for number in numbers(20..30) {
+        jetstream.publish("elsewhere", number.into()).await.expect("sent").await.expect("stored");
+    }
+    let transform = SubjectTransform { source: "elsewhere".into(), destination: channel.subject("b") };
+    let from = Source { name: "ELSEWHERE".into(), subject_transforms: vec![transform], ..Source::default() };
+    config.sources = Some(vec![from]);
+    jetstream.update_stream(&config).await.expect("with a source");
+    assert_eq!(data(&until(&source, "29").await), numbers(0..30), "sources are not republished, but stored");
+    config.sealed = true;
+    (config.deny_delete, config.deny_purge) = (true, true);
+    (config.discard, config.max_age) = (DiscardPolicy::New, Duration::ZERO);
+    jetstream.update_stream(&config).await.expect("sealed");
+    let again = site.client(0, &channel, &[("from", "all")]).open();
+    assert_eq!(data(&until(&again, "29").await), numbers(0..30), "a sealed stream can be read");
+    assert_eq!((gaps(&source.record()), gaps(&again.record())), (vec![], vec![]));
+}
+
 on_every_side! {
+    a_stream_that_others_edit_while_it_is_served_loses_nothing,
     a_killed_gateway_costs_its_subscribers_nothing_on_another_one,
     with_nats_restarted_streams_stay_open_and_go_on,
     a_partition_from_nats_turns_a_gateway_unready_and_loses_nothing,

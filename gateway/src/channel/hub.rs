@@ -223,9 +223,15 @@ impl Hub {
 
     /// A Route was added, changed or removed (`None`). Only streams that the change concerns end.
     pub fn route_changed(&self, key: &str, route: Option<Arc<Route>>) {
+        self.follow_route(key, || route);
+    }
+
+    /// The same for a Route that may have changed: `current` is asked when no other change can be told before this one is, so that
+    /// a later one is never undone.
+    pub fn follow_route(&self, key: &str, current: impl FnOnce() -> Option<Arc<Route>>) {
         let mut channels = self.inner.channels.lock();
         let Some(channel) = channels.get(key).cloned() else { return };
-        let reason = match route {
+        let reason = match current() {
             None => EndReason::ChannelDeleted,
             Some(route) => {
                 let before = channel.route();
@@ -441,6 +447,46 @@ mod tests {
         assert_eq!(hub.inner.broker.tasks().running(), expected);
         hub.close().await;
         assert_eq!(hub.inner.broker.tasks().running(), Vec::<&str>::new());
+    }
+
+    /// The Route of a channel that is being opened is looked at again in the end, while others may tell of a newer one.
+    #[tokio::test]
+    async fn a_route_that_is_looked_at_late_never_undoes_a_later_change() {
+        let (hub, old) = (hub(), route());
+        let share = hub.share(&old);
+        let at = |generation| Arc::new(Route { generation, ..Route::clone(&old) });
+        let (second, third) = (at(2), at(3));
+        let (begun, begins) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            hub.follow_route("demo/open", || {
+                scope.spawn(|| {
+                    hub.route_changed("demo/open", Some(third.clone()));
+                    begun.send(())
+                });
+                // If that can be told now, it is told before what is read here, which is older.
+                let _ = begins.recv_timeout(Duration::from_millis(100));
+                Some(second.clone())
+            });
+        });
+        assert_eq!(share.channel().route().generation, 3);
+        hub.close().await;
+    }
+
+    /// One request has the Route from before a change, and opens the channel when that was told already.
+    #[tokio::test]
+    async fn a_channel_that_is_opened_with_an_old_route_follows_the_one_in_force() {
+        let (hub, old) = (hub(), route());
+        let changed = Arc::new(Route {
+            events: tidings_crds::route::RouteEvents { max_event_bytes: 10, ..old.events.clone() },
+            ..Route::clone(&old)
+        });
+        hub.route_changed("demo/open", Some(changed.clone()));
+        let (first, second) = (hub.share(&old), hub.share(&changed));
+        assert_eq!(first.channel().id, second.channel().id);
+        hub.follow_route("demo/open", || Some(changed.clone()));
+        assert_eq!(first.channel().fanout().ended(), Some(EndReason::ChannelChanged), "both come back");
+        assert_eq!(hub.share(&changed).channel().framing().max_event_bytes, 10);
+        hub.close().await;
     }
 
     #[tokio::test]

@@ -305,9 +305,9 @@ impl App {
 
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
-        let now = self.app.routes.get(self.key).map(|served| served.route.clone());
-        if now.as_ref().is_none_or(|now| !Arc::ptr_eq(now, self.route)) {
-            self.app.hub.route_changed(self.key, now);
+        let current = || self.app.routes.get(self.key).map(|served| served.route.clone());
+        if current().is_none_or(|now| !Arc::ptr_eq(&now, self.route)) {
+            self.app.hub.follow_route(self.key, current);
         }
     }
 }
