@@ -6,7 +6,7 @@ SHELL := /bin/sh
 # One cargo at a time; cargo itself uses all cores.
 .NOTPARALLEL:
 
-.PHONY: help run test clients chaos bench check lint fmt build images cluster e2e generate deny advisories clean
+.PHONY: help run test client clients chaos bench check lint fmt build images cluster e2e generate deny advisories clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [VARIABLE=value …]"
@@ -20,6 +20,10 @@ run: build ## Run everything on this machine with the channels in docs/examples;
 
 test: ## Run all tests; installs what they need (nats-server, Chromium) in pinned versions
 	@exec scripts/test.sh
+
+client: ## Build the package for browsers and Node (gateway/client) and run its tests
+	cargo build --workspace --bins
+	@exec scripts/client.sh
 
 clients: ## Try clients from npm, PyPI and Go modules against the gateway; FAMILIES="node python go" chooses
 	cargo build --workspace --bins
@@ -70,4 +74,4 @@ advisories: ## Check the dependencies for known vulnerabilities; fetches the Rus
 
 clean: ## Remove what was built and what make run keeps; downloaded tools stay in the cache
 	cargo clean
-	rm -rf .run tests/browser/node_modules tests/clients/node/node_modules
+	rm -rf .run tests/browser/node_modules tests/clients/node/node_modules gateway/client/node_modules gateway/client/dist

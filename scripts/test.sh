@@ -37,6 +37,7 @@ browser() {
     suite browser npm --prefix tests/browser test
     # Those that need nothing but Node; `make clients` runs all.
     suite clients scripts/clients.sh node
+    suite client-package scripts/client.sh
 }
 
 # The chart on real nodes, with images of the programs that are built already. Needs root; see docs/testing.md. Its tests are
