@@ -267,7 +267,7 @@ fn what_is_no_manifest_says_what_one_is() {
         ),
         ("a: 1\na: 2\n", "1: no YAML: duplicate entry with key \"a\""),
         ("a:\n  1: 2\n", "1: a: a field's name is a text; write it in quotes if it looks like something else"),
-        ("a: .inf\n", "1: a: .inf is no number in JSON"),
+        ("a: .inf\n", "1: a: .inf is not a number in JSON"),
         ("a: !x 1\n", "1: a: tags such as !x have no meaning here"),
     ];
     for (text, expected) in cases {
