@@ -19,5 +19,5 @@ export function judge(own: string, previous: string, id: string, gap?: { after?:
   const ahead = compare(own, id);
   if (ahead >= 0) return "drop";
   if (gap) return "take";
-  return compare(own, previous) >= 0 ? "take" : "behind";
+  return own === previous || compare(own, previous) >= 0 ? "take" : "behind";
 }

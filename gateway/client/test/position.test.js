@@ -12,6 +12,7 @@ test("positions of one epoch are in order", () => {
 test("a tab takes what follows what it has", () => {
   assert.equal(judge("", "e-4", "e-5"), "take", "it has nothing yet");
   assert.equal(judge("e-4-s", "e-4-s", "e-5-s"), "take");
+  assert.equal(judge("no position", "no position", "e-5"), "take");
   assert.equal(judge("e-6", "e-4", "e-9"), "take", "what the reader passed over was of other topics");
 });
 

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 
-import { openBrowser } from "../../../../tests/browser/browser.js";
+import { openBrowser, openFirefox } from "../../../../tests/browser/browser.js";
 import { connect } from "../../../../tests/browser/publisher.js";
 import { until } from "../../../../tests/browser/until.js";
 import { firstDifference, numbers, openStreams, startChannels, token } from "./setup.js";
@@ -154,6 +154,63 @@ test("a token in the address is renewed after a 401 and before it expires", { ti
   assert.equal(firstDifference(now.events.map(({ data }) => data), numbers(now.events.length)), null);
   assert.deepEqual([now.gaps, now.ends, now.errors], [[], [], []]);
   await context.close();
+  await gateway.kill();
+});
+
+test("a cookie is renewed when the stream has ended with it", { timeout: 120_000 }, async () => {
+  const gateway = await stack.startGateway();
+  const context = await newContext();
+  let made = 0;
+  // Sets the cookie, and has nothing to return.
+  const renew = () => context.addCookies([{ name: "session", value: token("eve", 4, String((made += 1))), url: stack.base }]);
+  const told = await listen(context, "members", { tokens: [renew] });
+  await told.is("open");
+  assert.equal(made, 1);
+  for (let number = 1; made < 2; number++) {
+    publisher.publish("tidings.test.members.user.eve", String(number));
+    await told.has(number);
+  }
+  const now = await told.now();
+  assert.equal(firstDifference(now.events.map(({ data }) => data), numbers(now.events.length)), null);
+  assert.ok(now.ends.length > 0 && now.ends.every((reason) => reason === "token-expired"), String(now.ends));
+  assert.deepEqual([now.gaps, now.errors], [[], []]);
+  await context.close();
+  await gateway.kill();
+});
+
+test("in Firefox, two pages share one connection over a gateway that is killed", { timeout: 180_000 }, async (t) => {
+  let gateway = await stack.startGateway();
+  const firefox = await openFirefox();
+  t.after(() => firefox.close());
+  // Its pages are the gateway's own, which permit no modules of others: the module as a script.
+  const [exports, subscribe] = /export\{.*?(\w+) as subscribe.*\};?\s*$/.exec(bundle);
+  const script = `(() => { ${bundle.replace(exports, "")}; window.subscribe = ${subscribe}; })()`;
+  const pages = [];
+  for (let n = 0; n < 2; n++) {
+    const page = await firefox.newPage();
+    await page.goto(`${stack.base}/`);
+    await page.evaluate(script);
+    await page.evaluate(() => {
+      window.told = [];
+      const options = { topics: ["firefox"], shared: true, onGap: (gap) => window.told.push(gap.reason), onEvent: ({ data }) => window.told.push(data) };
+      window.subscription = window.subscribe("/channels/test/open/events", options);
+    });
+    pages.push(page);
+    await until("it is open", 60, () => page.evaluate(() => window.subscription.state === "open"));
+  }
+  assert.equal(await openStreams(stack), 1);
+  const has = (page, count) => until(`${count} events`, 60, () => page.evaluate((count) => window.told.length >= count, count));
+  publisher.publish("tidings.test.open.firefox", "1");
+  for (const page of pages) await has(page, 1);
+  await gateway.kill();
+  publisher.publish("tidings.test.open.firefox", "2");
+  await publisher.flush();
+  gateway = await stack.startGateway();
+  for (const page of pages) await has(page, 2);
+  await pages[0].close();
+  publisher.publish("tidings.test.open.firefox", "3");
+  await has(pages[1], 3);
+  assert.deepEqual(await pages[1].evaluate(() => window.told), numbers(3));
   await gateway.kill();
 });
 
