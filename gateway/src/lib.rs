@@ -6,7 +6,7 @@
 //!
 //! | folder | holds |
 //! |---|---|
-//! | [`run`], [`signal`], [`logging`], [`memory_trim`], [`config`] | the process: it starts, owns every task, and shuts down |
+//! | [`run`], [`signal`], [`memory_trim`], [`config`] | the process: it starts, owns every task, and shuts down |
 //! | [`http`] | from a request to a response |
 //! | [`heartbeat`] | what this gateway reports over NATS |
 //! | [`delivery`] | from event streams to bytes on sockets |
@@ -30,7 +30,6 @@ pub mod heartbeat;
 pub mod http;
 pub mod limits;
 pub mod log;
-pub mod logging;
 pub mod memory_trim;
 pub mod metrics;
 #[cfg(test)]

@@ -5,15 +5,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tidings_gateway::config::args::{Arguments, Config};
+use tidings_gateway::run;
 use tidings_gateway::signal::Signals;
-use tidings_gateway::{logging, run};
 use tracing::error;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let config = Config::from(Arguments::parse());
     // To the end of `main`: dropped, it writes the last lines.
-    let _flush = match logging::start(&config) {
+    let _flush = match config.start_logging() {
         Ok(flush) => flush,
         Err(error) => {
             eprintln!("Error: --log is not a valid filter: {error}");

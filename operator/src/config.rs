@@ -3,21 +3,23 @@
 //! [`Args`] is what clap reads; [`Config`] is what the rest of the operator works with. Nothing else looks at the
 //! command line or the environment.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{Args as ClapArgs, Parser, Subcommand};
 use sha2::{Digest, Sha256};
 use tidings_crds::channel::DEFAULT_CLASS;
 use tidings_crds::label::is_label;
 use tidings_crds::release::{Release, ReleaseError};
+use tidings_process::listen::Listen;
+use tidings_process::log_writer::Flush;
+use tidings_process::logging::{self, LogFormat};
+use tidings_process::nats_login::{NatsArguments, NatsSettings};
+use tracing_subscriber::EnvFilter;
 
 use crate::commands::smoke_test_http::Address;
 use crate::files::config::FilesConfig;
 use crate::kubernetes::config::KubernetesConfig;
-use crate::nats::login::{NatsArguments, NatsSettings};
 
 /// Reconciles Channels (channels.tidings.dev) into NATS streams and gateway Routes.
 ///
@@ -166,22 +168,6 @@ pub struct Logs {
     pub format: LogFormat,
 }
 
-/// Text for people, JSON for machines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One line of text.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// An address to listen on; `:9091` means every address of this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen {
-    host: Option<IpAddr>,
-    port: u16,
-}
-
 /// Settings for running, validated.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -236,40 +222,12 @@ pub enum ConfigError {
     SameDirectory,
 }
 
-// === impl Listen ===
+// === impl Logs ===
 
-impl Listen {
-    /// The addresses to try in order: both protocols at once where the machine has IPv6, else IPv4.
-    pub fn candidates(&self) -> Vec<SocketAddr> {
-        match self.host {
-            Some(host) => vec![SocketAddr::new(host, self.port)],
-            None => vec![
-                SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), self.port),
-                SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), self.port),
-            ],
-        }
-    }
-}
-
-impl FromStr for Listen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let fault = || format!("{text:?} is not an address: write :9091, 127.0.0.1:9091 or [::1]:9091");
-        if let Some(port) = text.strip_prefix(':') {
-            return Ok(Self { host: None, port: port.parse().map_err(|_| fault())? });
-        }
-        let address: SocketAddr = text.parse().map_err(|_| fault())?;
-        Ok(Self { host: Some(address.ip()), port: address.port() })
-    }
-}
-
-impl std::fmt::Display for Listen {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.host {
-            Some(host) => SocketAddr::new(host, self.port).fmt(f),
-            None => write!(f, ":{}", self.port),
-        }
+impl Logs {
+    /// Starts logging. What of the filter cannot be read is left out.
+    pub fn start(&self) -> Flush {
+        logging::start(EnvFilter::builder().parse_lossy(&self.filter), self.format, false)
     }
 }
 
@@ -405,15 +363,6 @@ mod tests {
                 assert!(row.contains(&format!("| `{}` |", default.to_str().unwrap())), "{row}");
             }
         }
-    }
-
-    #[test]
-    fn a_leading_colon_means_every_address() {
-        let every: Listen = ":9091".parse().unwrap();
-        assert_eq!(every.candidates(), ["[::]:9091".parse().unwrap(), "0.0.0.0:9091".parse().unwrap()]);
-        let one: Listen = "127.0.0.1:0".parse().unwrap();
-        assert_eq!(one.candidates(), ["127.0.0.1:0".parse().unwrap()]);
-        assert!("localhost".parse::<Listen>().is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! | folder | holds |
 //! |---|---|
-//! | [`config`], [`logging`], [`operator`], [`admin`] | the process: its command line, its log, what runs, its admin port |
+//! | [`config`], [`operator`], [`admin`] | the process: its command line, its log, what runs, its admin port |
 //! | [`commands`] | commands that run once: `check`, `crd apply`, `try` |
 //! | [`files`] | the front end without a cluster |
 //! | [`kubernetes`] | the front end in a cluster: all that talks to the API server |
@@ -22,7 +22,6 @@ pub mod config;
 pub mod files;
 pub mod kubernetes;
 pub mod leader;
-pub mod logging;
 pub mod nats;
 pub mod operator;
 pub mod reconcile;
@@ -84,7 +83,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         None => {
             // To the end of the run: dropped, it writes the last lines.
-            let _flush = logging::start(&args.run.logs);
+            let _flush = args.run.logs.start();
             operator::run(Config::try_from(args.run)?, ended()?).await?;
             Ok(ExitCode::SUCCESS)
         }

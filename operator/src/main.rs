@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tidings_operator::config::Args;
-use tidings_operator::runtime::chain::chain;
+use tidings_process::error_chain::chain;
 
 #[tokio::main]
 async fn main() -> ExitCode {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use parking_lot::Mutex;
+use tidings_process::error_chain::chain;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
@@ -211,16 +212,4 @@ impl Keyring {
         self.answers.send_modify(|count| *count += 1);
         news
     }
-}
-
-/// An error with everything that caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut told = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        told.push_str(": ");
-        told.push_str(&error.to_string());
-        cause = error.source();
-    }
-    told
 }

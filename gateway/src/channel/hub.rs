@@ -415,8 +415,8 @@ impl Default for HubSettings {
 mod tests {
     use super::*;
     use crate::nats::connections::BrokerOptions;
-    use crate::nats::login::{NatsHandshake, NatsSettings};
     use crate::runtime::tasks::CoreTasks;
+    use tidings_process::nats_login::{NatsHandshake, NatsSettings};
 
     /// A Hub with NATS away: port 9 is "discard", and nobody listens there.
     fn hub() -> Hub {

@@ -5,17 +5,21 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, Parser, ValueEnum};
+use clap::{ArgGroup, Parser};
 use tidings_crds::beat::Sender;
 use tidings_crds::release::Release;
+use tidings_process::listen::Listen;
+use tidings_process::log_writer::Flush;
+use tidings_process::logging::{self, LogFormat};
+use tidings_process::nats_login::{NatsArguments, NatsSettings};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 use crate::http::request_limits::RequestLimits;
 use crate::limits::client::{ForwardedHeader, Network};
-use crate::nats::login::{NatsArguments, NatsSettings};
 use crate::runtime::drain::DrainTimes;
 use crate::runtime::units;
 use crate::server::connection_limit::ConnectionLimits;
-use crate::server::listen::Listen;
 use crate::server::tls::TlsFiles;
 
 /// Serves Channels to browsers: relays NATS messages as Server-Sent Events.
@@ -122,15 +126,6 @@ pub struct Arguments {
     log_format: LogFormat,
 }
 
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Human-readable text.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 /// The settings of one gateway.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -233,6 +228,13 @@ fn peer_timeout(text: &str) -> Result<Duration, String> {
 }
 
 // === impl Config ===
+
+impl Config {
+    /// Starts logging.
+    pub fn start_logging(&self) -> Result<Flush, ParseError> {
+        Ok(logging::start(EnvFilter::try_new(&self.log)?, self.log_format, true))
+    }
+}
 
 impl From<Arguments> for Config {
     fn from(arguments: Arguments) -> Self {

@@ -1,6 +1,6 @@
 //! Counters, gauges and histograms, and how they are exposed to Prometheus.
 //!
-//! May use `log` (the reasons for which streams end) and `runtime`.
+//! May use `log` (the reasons for which streams end).
 
 pub mod channel;
 pub mod exposition;

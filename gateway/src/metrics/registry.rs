@@ -12,13 +12,13 @@ use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::registry::Registry;
+use tidings_process::log_writer;
 use time::OffsetDateTime;
 
 use crate::metrics::channel::ChannelLabels;
 use crate::metrics::instrument::{Counter, Counters, Gauge, Grid, Histogram, write};
 use crate::metrics::label::closed_set;
 use crate::metrics::process::Process;
-use crate::runtime::log_writer;
 
 pub use crate::metrics::channel::{Backfill, ChannelMetrics, GapReason, InvalidMessage, PostOutcome, TurnedAway};
 

@@ -8,11 +8,11 @@ use arc_swap::ArcSwapOption;
 use async_nats::connection::State;
 use async_nats::{Client, Event, ServerAddr};
 use parking_lot::Mutex;
+use tidings_process::nats_login::NatsHandshake;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::registry::{BrokerFault, Metrics};
-use crate::nats::login::NatsHandshake;
 use crate::runtime::pace::Pace;
 use crate::runtime::tasks::CoreTasks;
 

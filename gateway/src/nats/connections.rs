@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use async_nats::ServerAddr;
 use tidings_crds::login::LoginError;
+use tidings_process::nats_login::NatsSettings;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::registry::Metrics;
 use crate::nats::connection::{Link, Peer};
-use crate::nats::login::NatsSettings;
 use crate::nats::publisher::Publisher;
 use crate::runtime::tasks::CoreTasks;
 

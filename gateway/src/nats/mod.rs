@@ -6,6 +6,5 @@ pub mod acknowledgement;
 pub mod connection;
 pub mod connections;
 pub mod decode;
-pub mod login;
 pub mod publisher;
 pub mod stream_reader;

@@ -14,13 +14,14 @@ use kube::client::ClientBuilder;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, ResourceExt};
 use tidings_crds::release::{RELEASE_LABEL, ROUTE_KEY, Release};
+use tidings_process::error_chain::chain;
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::metrics::registry::Metrics;
 use crate::routes::RoutePublisher;
 use crate::routes::paced_watch::PacedWatch;
-use crate::routes::table::{Seen, chain};
+use crate::routes::table::Seen;
 
 /// Reads the ConfigMaps that carry the release's label.
 pub struct RouteObjects {

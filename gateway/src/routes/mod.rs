@@ -19,11 +19,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use tidings_crds::route::Route;
 use tokio::task::JoinError;
 use tracing::{info, warn};
 
-use crate::limits::usage::Usage;
 use crate::metrics::registry::{Metrics, RouteChange};
 use crate::routes::origins::Origins;
 use crate::routes::removed::Removed;
@@ -231,6 +229,7 @@ impl RoutePublisher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tidings_crds::route::Route;
 
     /// A request between the two would be told that no such channel exists, and a browser never comes back then.
     #[test]

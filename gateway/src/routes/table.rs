@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tidings_crds::key::ChannelKey;
 use tidings_crds::release::Release;
 use tidings_crds::route::{Route, RouteState};
+use tidings_process::error_chain::chain;
 
 /// How long a Route is served after its document has disappeared.
 pub const GRACE: Duration = Duration::from_secs(60);
@@ -175,21 +176,6 @@ impl Document {
         self.fault = Some(fault.clone());
         new.then_some(fault)
     }
-}
-
-/// An error with its sources, on one line. Some libraries write the source into the error's own text: once is enough.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let why = cause.to_string();
-        if !text.ends_with(&why) {
-            text.push_str(": ");
-            text.push_str(&why);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

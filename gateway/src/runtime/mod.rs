@@ -5,7 +5,6 @@
 pub mod byte_budget;
 pub mod drain;
 pub mod file_watch;
-pub mod log_writer;
 pub mod pace;
 pub mod tasks;
 pub mod units;

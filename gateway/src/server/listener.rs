@@ -8,10 +8,10 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with, getsockname};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tidings_process::listen::Listen;
 use tokio::io::unix::AsyncFd;
 
 use crate::server::async_fd;
-use crate::server::listen::Listen;
 use crate::server::tcp::Tcp;
 
 /// A listening socket. The connections that it accepts are not the runtime's yet.

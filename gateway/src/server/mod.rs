@@ -11,7 +11,6 @@ pub mod certificate_expiry;
 pub mod connection;
 pub mod connection_limit;
 pub mod hold;
-pub mod listen;
 pub mod listener;
 pub mod memory_limit;
 pub mod reset_budget;

@@ -21,6 +21,8 @@ use tidings_crds::key::ChannelKey;
 use tidings_crds::objection::objections;
 use tidings_crds::route::RouteState;
 use tidings_crds::stream::StreamSpec;
+use tidings_process::error_chain::chain;
+use tidings_process::log_writer::{Flush, LogWriter};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -37,8 +39,6 @@ use crate::reconcile::report::{Before, Report};
 use crate::reconcile::rollout::{ON_FILES, Rollout, Waiting};
 use crate::reconcile::routes::{Found, OwnRoute, RouteFiles};
 use crate::reconcile::stream_config::ObservedStream;
-use crate::runtime::chain::chain;
-use crate::runtime::log_writer::{Flush, LogWriter};
 use crate::runtime::readiness::Ready;
 
 /// Each is one or two calls to NATS and a small file; more at a time only makes NATS queue them.

@@ -87,7 +87,7 @@ impl Publisher {
                 Err(_) => "failed",
             });
             if let Err(error) = published {
-                debug!(error = %crate::runtime::chain::chain(&error), "Failed to publish an Event.");
+                debug!(error = %tidings_process::error_chain::chain(&error), "Failed to publish an Event.");
             }
         }
     }

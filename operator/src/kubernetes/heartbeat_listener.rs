@@ -5,11 +5,11 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use tidings_crds::beat::Beat;
 use tidings_crds::release::Release;
+use tidings_process::error_chain::chain;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use crate::nats::streams::Streams;
-use crate::runtime::chain::chain;
 use crate::runtime::metrics::Metrics;
 
 /// Hands on every beat of the release's gateways, until nobody listens any more. The connection keeps the subscription

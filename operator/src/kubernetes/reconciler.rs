@@ -12,6 +12,7 @@ use tidings_crds::desired::Rejection;
 use tidings_crds::key::ChannelKey;
 use tidings_crds::route::RouteState;
 use tidings_crds::stream::StreamSpec;
+use tidings_process::error_chain::chain;
 use tracing::{info, warn};
 
 use crate::kubernetes::config_maps::RouteMaps;
@@ -27,7 +28,6 @@ use crate::reconcile::report::{Before, Report};
 use crate::reconcile::rollout::Rollout;
 use crate::reconcile::store::RouteStore;
 use crate::reconcile::stream_config::{ObservedStream, is_empty};
-use crate::runtime::chain::chain;
 use crate::runtime::failpoint;
 use crate::schedule::observed::{ABANDON_ANNOTATION, ObservedChannel};
 use crate::schedule::status::Account;

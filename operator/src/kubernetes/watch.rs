@@ -9,10 +9,10 @@ use kube::api::Api;
 use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use serde::de::DeserializeOwned;
+use tidings_process::error_chain::chain;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::runtime::chain::chain;
 use crate::runtime::metrics::Metrics;
 
 /// A watch ends after so many seconds and begins again: one on a half-open connection costs no more than that.

@@ -15,12 +15,12 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, ObjectMeta, PostParams};
 use tidings_crds::release::Release;
+use tidings_process::error_chain::chain;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::leader::lease::{Candidate, LeaseStep, SeenLease};
-use crate::runtime::chain::chain;
 use crate::runtime::metrics::Metrics;
 
 /// The longest time any call may take, however long the Lease.

@@ -1,6 +1,5 @@
 //! Streams at NATS, and how they are reached.
 
 pub mod listing;
-pub mod login;
 pub mod refusals;
 pub mod streams;

@@ -14,12 +14,12 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, Event, ServerAddr, ServerError};
 use serde_json::{Value, json};
 use tidings_crds::login::LoginError;
+use tidings_process::nats_login::NatsSettings;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::leader::elector::Leadership;
 use crate::nats::listing::{Listed, Listing, Next};
-use crate::nats::login::NatsSettings;
 use crate::nats::refusals::{Refusal, Refusals};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::Ready;

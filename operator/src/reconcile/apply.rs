@@ -4,6 +4,7 @@ use tidings_crds::condition::ProgrammedReason;
 use tidings_crds::key::ChannelKey;
 use tidings_crds::position::Epoch;
 use tidings_crds::stream::StreamSpec;
+use tidings_process::error_chain::chain;
 use tracing::{info, warn};
 
 use crate::nats::streams::{StreamError, Streams};
@@ -13,7 +14,6 @@ use crate::reconcile::plan::{Later, Plan, RouteStep, StreamStep};
 use crate::reconcile::routes::Found;
 use crate::reconcile::store::RouteStore;
 use crate::reconcile::stream_config::ObservedStream;
-use crate::runtime::chain::chain;
 use crate::runtime::failpoint;
 
 /// Looks at the stream and the Route of one Channel.

@@ -3,10 +3,10 @@
 use tidings_crds::condition::ProgrammedReason;
 use tidings_crds::position::Epoch;
 use tidings_crds::route::Route;
+use tidings_process::error_chain::chain;
 
 use crate::nats::streams::StreamError;
 use crate::reconcile::stream_config::{DocumentError, ObservedStream};
-use crate::runtime::chain::chain;
 
 /// What is there for one Channel.
 #[derive(Clone, Debug, PartialEq)]

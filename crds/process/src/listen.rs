@@ -1,5 +1,6 @@
 //! Addresses to listen on, as they are written.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
@@ -40,6 +41,15 @@ impl FromStr for Listen {
         }
         let address: SocketAddr = text.parse().map_err(|_| ListenError)?;
         Ok(Self { address: Some(address.ip()), port: address.port() })
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Some(address) => SocketAddr::new(address, self.port).fmt(f),
+            None => write!(f, ":{}", self.port),
+        }
     }
 }
 
