@@ -377,7 +377,43 @@ async fn a_gateway_that_leaves_ends_its_streams_with_a_reason_and_a_jittered_ret
     }
 }
 
+async fn last_per_topic_misses_no_topic_that_is_new_at_that_moment(side: Side) {
+    const TOPICS: usize = 600;
+    let site = Installation::on(side).await;
+    let channel = site.channel(Manifest::public("prices")).await;
+    let publisher = site.publisher(&channel).await;
+    let published = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (count, feed) = (published.clone(), publisher.clone());
+    let publishing = tokio::spawn(async move {
+        for number in 0..TOPICS {
+            feed.publish(&format!("n{number}"), number.to_string()).await;
+            count.store(number, std::sync::atomic::Ordering::Relaxed);
+        }
+        feed.publish("end", "end").await;
+    });
+    let mut sources = Vec::new();
+    for client in 1..12 {
+        let enough =
+            || std::future::ready(published.load(std::sync::atomic::Ordering::Relaxed) >= client * TOPICS / 12);
+        eventually(PATIENCE, "some topics more", enough).await;
+        sources.push(site.client(0, &channel, &[("from", "last-per-topic")]).open());
+    }
+    publishing.await.expect("all is published");
+    for source in sources {
+        source
+            .wait_for("the end", |record| {
+                tidings_tests::event_source::events(record).iter().any(|event| event.data == "end").then_some(())
+            })
+            .await;
+        let seen = source.events();
+        let mut seen: Vec<usize> = seen.iter().filter_map(|event| event.data.parse().ok()).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..TOPICS).collect::<Vec<_>>());
+    }
+}
+
 on_every_side! {
+    last_per_topic_misses_no_topic_that_is_new_at_that_moment,
     a_channel_that_is_deleted_and_made_again_gets_its_clients_back,
     a_publication_reaches_every_subscriber_as_an_event_with_an_id,
     a_typed_event_carries_its_type,

@@ -134,16 +134,15 @@ impl Flight {
 
 async fn read(channel: Arc<LiveChannel>, topics: TopicSet, mut reserved: Reserved) -> Result<Arc<Snapshot>, ReadError> {
     let source = channel.source().ok_or(ReadError::Missing)?;
-    let bound = channel.fanout().head().sequence;
-    let mut through = u64::MAX;
+    // From before the topics are listed: what has its first message later comes behind it.
+    let through = channel.fanout().head();
     let mut newest: HashMap<Box<str>, Arc<Entry>> = HashMap::new();
     for filter in topics.filters() {
         for pattern in source.reader.topics().patterns(filter) {
             let _pass = channel.backfill().begin().await;
             for subjects in source.reader.subjects(&pattern, TOPICS).await?.chunks(SUBJECTS) {
-                let page = source.reader.newest(subjects, bound).await?;
-                through = through.min(page.through);
-                for publication in page.messages.into_iter().filter(|publication| publication.is_shown()) {
+                let messages = source.reader.newest(subjects, through.sequence).await?;
+                for publication in messages.into_iter().filter(|publication| publication.is_shown()) {
                     let entry = entry(&source, publication);
                     if !reserved.grow(entry.cost()) {
                         return Err(ReadError::Unavailable);
@@ -156,11 +155,9 @@ async fn read(channel: Arc<LiveChannel>, topics: TopicSet, mut reserved: Reserve
             }
         }
     }
-    // Where no topic has a message, what comes next comes behind the head.
-    let through = if through == u64::MAX { bound } else { through };
-    let mut entries: Vec<_> = newest.into_values().filter(|entry| entry.sequence <= through).collect();
+    let mut entries: Vec<_> = newest.into_values().collect();
     entries.sort_unstable_by_key(|entry| entry.sequence);
-    Ok(Arc::new(Snapshot::new(entries, Mark { sequence: through, stamp: None }, reserved)))
+    Ok(Arc::new(Snapshot::new(entries, through, reserved)))
 }
 
 /// A topic may be in two pages, if it got a message in between.

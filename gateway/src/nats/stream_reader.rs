@@ -58,15 +58,6 @@ pub struct Batch {
     pub up_to: Option<u64>,
 }
 
-/// The newest message of some subjects.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Newest {
-    /// The messages, newer ones than `through` left out: their topics follow behind it.
-    pub messages: Vec<Publication>,
-    /// The newest of each subject, of all that the stream holds up to here, is among `messages`.
-    pub through: u64,
-}
-
 /// One message, and whether its header block would have cost the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Single {
@@ -239,27 +230,28 @@ impl Reader {
     /// The newest message of each of these subjects, of which the leader has told that they have one. Not more than the
     /// server takes at once: see [`SUBJECTS`].
     ///
+    /// Those behind `bound` are left out: with the stream from `bound` on they are complete, whatever comes in meanwhile.
+    ///
     /// Any replica answers. Its word counts if it says that it knows the stream at least up to `bound`. With an upper bound in
-    /// the request it would not say that, so there is none: what is newer than [`Newest::through`] is left out.
-    pub async fn newest(&self, subjects: &[String], bound: u64) -> Result<Newest, ReadError> {
-        let mut newest = Newest { messages: Vec::new(), through: u64::MAX };
+    /// the request it would not say that, so there is none.
+    pub async fn newest(&self, subjects: &[String], bound: u64) -> Result<Vec<Publication>, ReadError> {
+        let mut newest = Vec::new();
         let mut from = 1;
         loop {
             let request = json!({"multi_last": subjects, "batch": subjects.len(), "seq": from});
             let batch = self.direct(&request, Backfill::LastPerTopic).await?;
-            let through = batch.up_to.filter(|known| *known >= bound).ok_or(ReadError::Unavailable)?;
-            newest.through = newest.through.min(through);
+            batch.up_to.filter(|known| *known >= bound).ok_or(ReadError::Unavailable)?;
             from = batch.messages.last().map_or(from, |last| last.sequence + 1);
             let progress = !batch.messages.is_empty();
-            newest.messages.extend(batch.messages);
-            if !batch.more {
+            newest.extend(batch.messages);
+            if !batch.more || from > bound {
                 break;
             }
             if !progress {
                 return Err(ReadError::Unavailable);
             }
         }
-        newest.messages.retain(|publication| publication.sequence <= newest.through);
+        newest.retain(|publication| publication.sequence <= bound);
         Ok(newest)
     }
 
