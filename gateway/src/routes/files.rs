@@ -32,6 +32,13 @@ type Stamp = (u64, u64, i64, i64);
 /// How long to gather changes before they are read: an operator writes many files at once.
 const SETTLE: Duration = Duration::from_millis(20);
 
+/// The first look waits until nothing has changed for so long: an operator that starts writes one Route after the other, and
+/// what is not there yet would be told not to exist.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// For how long at most: others may write there all the time.
+const QUIET_WITHIN: Duration = Duration::from_secs(5);
+
 /// 10,000 files cost about 20 ms of `stat`, so every 5 s is next to nothing.
 const RESYNC: Duration = Duration::from_secs(5);
 
@@ -53,6 +60,7 @@ impl RouteFiles {
     pub async fn follow(mut self, mut publisher: RoutePublisher) -> JoinError {
         let wake = Arc::new(Notify::new());
         let mut watched = None;
+        let mut first_seen = None;
         loop {
             // Watch before reading: what changes in between wakes the next round.
             watch(&self.dir, &mut watched, &wake);
@@ -66,6 +74,11 @@ impl RouteFiles {
                 Err(error) => return error,
             };
             match outcome {
+                Ok(_) if !publisher.is_loaded() && self.is_busy(*first_seen.get_or_insert_with(Instant::now)) => {
+                    self.read.clear();
+                    tokio::time::sleep(QUIET / 5).await;
+                    continue;
+                }
                 Ok(seen) => {
                     if let Err(error) = publisher.publish(seen).await {
                         return error;
@@ -98,6 +111,13 @@ impl RouteFiles {
         let names: HashSet<&str> = seen.iter().map(|(name, _)| name.as_str()).collect();
         self.read.retain(|name, _| names.contains(name.as_str()));
         Ok(seen)
+    }
+
+    /// Whether the directory has just been written to.
+    fn is_busy(&self, first_seen: Instant) -> bool {
+        let changed = fs::metadata(&self.dir).and_then(|metadata| metadata.modified()).ok();
+        let age = changed.and_then(|at| at.elapsed().ok());
+        age.is_some_and(|age| age < QUIET) && first_seen.elapsed() < QUIET_WITHIN
     }
 
     /// `None`: it is gone, or not a file.
@@ -278,6 +298,19 @@ mod tests {
         fs::create_dir(&path).unwrap();
         fs::write(path.join("a.yaml"), document("a", 1000, "Active")).unwrap();
         followed.until("loaded", |routes| routes.len() == 1).await;
+    }
+
+    #[tokio::test]
+    async fn what_an_operator_is_still_writing_is_waited_for() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().to_owned();
+        let followed = Followed::new(dir, path);
+        for number in 0..5 {
+            tokio::task::yield_now().await;
+            followed.write(&format!("r{number}.yaml"), &document(&format!("r{number}"), 1000, "Active"));
+        }
+        followed.until("loaded", Routes::is_loaded).await;
+        assert_eq!(followed.routes.len(), 5);
     }
 
     #[tokio::test]

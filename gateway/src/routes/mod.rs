@@ -175,6 +175,11 @@ impl RoutePublisher {
         Ok(())
     }
 
+    /// Whether all Routes have been seen once.
+    pub fn is_loaded(&self) -> bool {
+        self.routes.is_loaded()
+    }
+
     /// The source cannot be read: what is in force stays there.
     pub fn failed(&mut self, error: &dyn Display) {
         if !std::mem::replace(&mut self.failing, true) {
