@@ -149,7 +149,7 @@ impl Subscriber {
             }
             Next::Behind { floor } => Step::Read { after: self.cursor.after(), floor },
             // Who has seen nothing yet has lost nothing.
-            Next::Expired { .. } if self.fresh || !self.keeps_all => self.next(fanout, budget),
+            Next::Expired { .. } if self.fresh => self.next(fanout, budget),
             Next::Expired { after, resumed } => {
                 self.told = Some(resumed.sequence);
                 Step::Gap(GapReason::Expired, self.gap(GapReason::Expired, after, resumed))
@@ -418,6 +418,17 @@ mod tests {
         assert_eq!(reader.heartbeat(), frame::COMMENT);
         assert_eq!(events(reader.next(&fanout, 0)), "<5>");
         assert_eq!(events(reader.next(&fanout, 0)), "<12>");
+    }
+
+    #[test]
+    fn what_a_gateway_gave_up_on_is_told_also_where_older_values_are_dropped() {
+        let mut fanout = fanout();
+        let beginning = Beginning { positions: true, resumes: true, keeps_all: false, told: None };
+        let cursor = fanout.join(&TopicSet::all(), Mark { sequence: 12, stamp: None });
+        let mut reader = Subscriber::new(cursor, TopicSet::all(), beginning, None);
+        let (topic, frame, kind) = ("".into(), Frame::default(), crate::log::event_log::Kind::Lost);
+        fanout.append(Arc::new(Entry { sequence: 13, time: 13, topic, frame, kind }), &mut Vec::new());
+        assert!(matches!(reader.next(&fanout, 100), Step::Gap(GapReason::Expired, _)));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! - A creation time later than the known one is another stream, regardless of who says so: that stream exists or existed.
 //! - An earlier creation time, or an end below a sequence that was seen before the question, is believed only from a leader
 //!   that was in contact with a majority of its replicas *after* that sequence was seen (`cluster.replicas[].active` in the
-//!   answer to STREAM.INFO), and, where there are others, whose end has stayed where it is for [`APPLYING`]; or when it is told for
+//!   answer to STREAM.INFO), and, where there are others, whose end has stayed where it is for 10 s; or when it is told for
 //!   longer than a leader can go without noticing that it lost its quorum. A leader that was cut off from its cluster answers
 //!   with an old end for 10 to 15 s; one that was just elected with the end up to which it has applied its log.
 //! - After a connection broke, nothing is believed before the newest known message that still exists was compared with what

@@ -1,7 +1,7 @@
 //! The whole gateway: binds, connects, serves, and leaves when asked to.
 //!
-//! Every task is owned here. The tasks of the core ([`core_tasks`]) never end while the gateway serves; if one does, the process ends
-//! with an error, and its supervisor starts a new one. [`shutdown`] is how it leaves.
+//! Every task is owned here. The tasks of the core (`core_tasks`) never end while the gateway serves; if one does, the process ends
+//! with an error, and its supervisor starts a new one. `shutdown` is how it leaves.
 
 mod core_tasks;
 mod parts;

@@ -1,6 +1,6 @@
 //! One Channel, from what is there to what should be: the same steps for every front end.
 //!
-//! observe (io) → validate (pure, `tidings_crds::desired`) → [`plan`] (pure) → [`apply`] (io) → [`report`](crate::reconcile::report) (pure).
+//! observe (io) → validate (pure, `tidings_crds::desired`) → [`mod@plan`] (pure) → [`mod@apply`] (io) → [`report`] (pure).
 //! Publishing the report is the front end's: a table for files, a status for Kubernetes. A process killed between any two
 //! steps leaves nothing that the next reconcile does not finish.
 

@@ -1,4 +1,4 @@
-//! What to do about one Channel, decided from what should be and what is there. Pure: [`crate::reconcile::apply`] does it.
+//! What to do about one Channel, decided from what should be and what is there. Pure: [`mod@crate::reconcile::apply`] does it.
 
 use serde_json::Value;
 use tidings_crds::channel::{Channel, ReclaimPolicy};
