@@ -250,6 +250,8 @@ impl Identity {
                     Some((found, stored)) if found == sequence && stored == stamp => {
                         return self.decided(Verdict::Same, info, contact);
                     }
+                    // Newer ones were told to be gone, perhaps by a leader that had yet to apply its log: this one is known.
+                    Some(found) if self.marks.contains(&found) => return self.decided(Verdict::Same, info, contact),
                     // Another message, or one where there was none.
                     Some((found, _)) if found <= head => return self.decided(Verdict::Another, info, contact),
                     _ => {}
@@ -447,6 +449,15 @@ mod tests {
         let asked = asked + SECOND;
         assert_eq!(identity.state(info(1, 8), mark(10), 10, asked, asked), Verdict::Unproven, "once is not enough");
         assert_eq!(identity.state(info(1, 8), mark(10), 10, asked, asked), Verdict::Another);
+    }
+
+    #[test]
+    fn a_known_message_that_was_told_to_be_gone_is_known_all_the_same() {
+        let now = Instant::now();
+        let mut identity = doubted(now);
+        identity.state(info(1, 20), mark(10), 10, now, now);
+        assert_eq!(identity.message(None, 10), Verdict::Unproven, "10 is not applied yet");
+        assert_eq!(identity.message(Some((10, stamp(10))), 10), Verdict::Same, "9 is gone, and 10 is there");
     }
 
     #[test]
